@@ -1,0 +1,153 @@
+//! What a loaded model offers, one short trait per task.
+//!
+//! A backend computes; it never sees JSON, catalogues or queues of other models. Tasks translate between the JSON of
+//! a request and these types, so that the candle models, the scripted `mock` and later a remote server answer alike.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use serde_json::Value;
+
+use crate::{AiError, Tenant};
+
+/// A model that is ready to compute.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Model {
+    /// Text generation.
+    TextGeneration(Arc<dyn TextGeneration>),
+    /// Text embeddings.
+    TextEmbeddings(Arc<dyn TextEmbeddings>),
+}
+
+/// Generates text.
+pub trait TextGeneration: Send + Sync + 'static {
+    /// Queues one generation. Errors known at once (too long a prompt, a full queue) come as `Err`, everything later
+    /// as [`GenerateEvent::Failed`]. Must not block: it is called on an async worker.
+    fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerateStream, AiError>>;
+}
+
+/// The events of one generation: any number of `Text`, then one `Done` or `Failed`. Dropping it cancels the generation.
+pub type GenerateStream = BoxStream<'static, GenerateEvent>;
+
+/// One generation.
+#[derive(Debug, Clone)]
+pub struct GenerateRequest {
+    /// On whose behalf.
+    pub tenant: Tenant,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// How to pick tokens.
+    pub sampling: Sampling,
+    /// Texts that end the generation; they are not part of the answer.
+    pub stop: Vec<String>,
+    /// Upper bound on generated tokens.
+    pub max_tokens: usize,
+}
+
+/// What a generation continues.
+#[derive(Debug, Clone)]
+pub enum Prompt {
+    /// Text taken as it is, with no chat template; special tokens in it are recognized.
+    Raw(String),
+    /// A conversation, rendered with the model's own chat template.
+    Messages(Vec<Message>),
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, …
+    pub role: String,
+    /// The text; null and content arrays have been flattened.
+    pub content: String,
+    /// Whatever other properties the message had (`name`, `tool_calls`, …), for the template.
+    pub extra: serde_json::Map<String, Value>,
+}
+
+/// How to pick the next token.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus sampling: the smallest set of tokens whose probabilities sum to this. 1 is off.
+    pub top_p: f32,
+    /// Only the k most likely tokens. 0 is off.
+    pub top_k: usize,
+    /// The same seed, prompt and settings give the same tokens, whatever else runs beside.
+    pub seed: Option<u64>,
+    /// Divides (positive) or multiplies (negative) the logits of tokens seen in prompt and answer. 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted from a token's logit once per occurrence in the answer. 0 is off.
+    pub frequency_penalty: f32,
+    /// Subtracted from a token's logit once it occurs in the answer. 0 is off.
+    pub presence_penalty: f32,
+}
+
+/// What a generation reports.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GenerateEvent {
+    /// More of the answer: valid UTF-8, never part of a stop text.
+    Text(String),
+    /// The end.
+    Done {
+        /// Why it ended.
+        finish: FinishReason,
+        /// What it cost.
+        usage: Usage,
+    },
+    /// The end, by a fault.
+    Failed(AiError),
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its turn, or a stop text came.
+    Stop,
+    /// `max_tokens` or the context's end was reached.
+    Length,
+}
+
+/// Token counts of one generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Usage {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, the end-of-turn token not counted.
+    pub completion_tokens: usize,
+    /// Their sum.
+    pub total_tokens: usize,
+}
+
+/// Embeds texts.
+pub trait TextEmbeddings: Send + Sync + 'static {
+    /// One vector for each text, in order, each of [`Self::dimensions`] values and length 1.
+    fn embed(&self, tenant: Tenant, texts: Vec<String>, pooling: Pooling) -> BoxFuture<'_, Result<Embeddings, AiError>>;
+
+    /// The length of a vector.
+    fn dimensions(&self) -> usize;
+
+    /// What the model was trained for, used when a request names no pooling.
+    fn default_pooling(&self) -> Pooling;
+}
+
+/// How token states become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// The mean over the text's tokens.
+    Mean,
+    /// The state of the first token.
+    Cls,
+}
+
+/// The vectors of one call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// One vector per text.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens read, special tokens included.
+    pub tokens: usize,
+}

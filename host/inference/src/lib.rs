@@ -1,0 +1,15 @@
+//! The inference engine: `env.AI.run(model, inputs, options)` answered on this machine.
+//!
+//! This crate knows the catalogue of models, where their weights lie, how each task's JSON looks and how each model
+//! computes. It knows nothing of WebAssembly, HTTP or binding files, and is usable as a library of its own:
+//! [`Engine::run`] takes a [`RunRequest`] and gives a [`RunResponse`].
+//!
+//! Everything in a request and in a model file is hostile input: it is answered with an [`AiError`], never with a
+//! panic or an allocation that the sender chose.
+
+pub mod backend;
+mod error;
+mod request;
+
+pub use error::AiError;
+pub use request::{Attachment, ByteStream, RunOutput, RunRequest, RunResponse, Tenant};
