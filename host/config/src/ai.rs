@@ -1,0 +1,430 @@
+//! `[ai]` at the top of a file: the models of the host.
+//!
+//! This module knows names and paths, not models: whether a name is in the catalogue, or a file holds what it should,
+//! is found out by who opens it. Aliases are resolved here, so that each leads to a name that is no alias itself.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::diagnostic::quoted;
+use crate::names::{MODEL_GRAMMAR, is_model};
+use crate::source::{Report, Span, Spanned};
+use crate::tree::{Document, Node, Table, Value};
+
+/// What holds for the models of the whole host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Ai {
+    /// Models of the user's own, in the order of the files; names are unique. Key `models`, its tables.
+    pub models: Vec<ModelEntry>,
+    /// Names that stand for other models. No value is itself an alias. Key `aliases`.
+    pub aliases: BTreeMap<String, String>,
+    /// Where models run. Key `device`, default `auto`.
+    pub device: Device,
+    /// Where model files are kept, absolute. Key `model_directory`; the host's own choice if none.
+    pub model_directory: Option<PathBuf>,
+    /// CPU threads for models. Key `threads`; one a core if none.
+    pub threads: Option<NonZeroUsize>,
+    /// Memory for models in bytes. Key `memory_mb` in MiB; no bound if none.
+    pub memory_bytes: Option<u64>,
+    /// Requests that may wait for a model before more are refused. Key `queue`; the host's own choice if none.
+    pub queue: Option<NonZeroUsize>,
+}
+
+/// Where models run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Device {
+    /// A GPU if this build of the host can use one that is here, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An Apple GPU.
+    Metal,
+}
+
+/// A `[[ai.models]]` table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelEntry {
+    /// The name under which workers run it. Key `name`.
+    pub name: String,
+    /// What it does; found from its files if none. Key `task`.
+    pub task: Option<Task>,
+    /// Where its answers come from. Keys `path`, or `backend = "mock"` with `mock`.
+    pub source: ModelSource,
+    /// The context window in tokens; the model's own if none. Key `context`.
+    pub context: Option<NonZeroUsize>,
+    /// How token vectors become one embedding; the model's own if none. Key `pooling`.
+    pub pooling: Option<Pooling>,
+}
+
+/// Where a model's answers come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ModelSource {
+    /// A GGUF file or a directory of safetensors, absolute. It was there when the project was loaded.
+    Path(PathBuf),
+    /// A script for the mock backend; an empty object if the file has none.
+    Mock(serde_json::Value),
+}
+
+/// How token vectors become one embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// Their mean over the text's tokens.
+    Mean,
+    /// The vector of the first token.
+    Cls,
+}
+
+/// Task names as the binding file writes them, in the order of [`Task`].
+pub(crate) const TASKS: &[&str] = &[
+    "text-generation",
+    "text-embeddings",
+    "rerank",
+    "text-classification",
+    "translation",
+    "summarization",
+    "automatic-speech-recognition",
+    "text-to-speech",
+    "text-to-image",
+    "image-to-text",
+    "image-classification",
+    "object-detection",
+];
+
+const TASK_VALUES: &[Task] = &[
+    Task::TextGeneration,
+    Task::TextEmbeddings,
+    Task::Rerank,
+    Task::TextClassification,
+    Task::Translation,
+    Task::Summarization,
+    Task::AutomaticSpeechRecognition,
+    Task::TextToSpeech,
+    Task::TextToImage,
+    Task::ImageToText,
+    Task::ImageClassification,
+    Task::ObjectDetection,
+];
+
+/// What a model does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Task {
+    /// Text from a prompt or messages.
+    TextGeneration,
+    /// Vectors from texts.
+    TextEmbeddings,
+    /// Scores of texts for a query.
+    Rerank,
+    /// Labels of a text.
+    TextClassification,
+    /// Text in another language.
+    Translation,
+    /// A shorter text.
+    Summarization,
+    /// Text from speech.
+    AutomaticSpeechRecognition,
+    /// Speech from text.
+    TextToSpeech,
+    /// An image from text.
+    TextToImage,
+    /// Text from an image.
+    ImageToText,
+    /// Labels of an image.
+    ImageClassification,
+    /// Labelled boxes in an image.
+    ObjectDetection,
+}
+
+impl Task {
+    /// The name as the binding file writes it.
+    pub fn as_str(self) -> &'static str {
+        let at = TASK_VALUES.iter().position(|task| *task == self).unwrap_or_default();
+        TASKS.get(at).copied().unwrap_or_default()
+    }
+
+    /// The task of this name.
+    pub fn from_name(name: &str) -> Option<Task> {
+        let at = TASKS.iter().position(|known| *known == name)?;
+        TASK_VALUES.get(at).copied()
+    }
+}
+
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How many aliases may lead to one another. The bound keeps resolving a hostile file's aliases linear.
+const LONGEST_CHAIN: usize = 8;
+
+/// Gathers `[ai]` of every file into one.
+#[derive(Debug, Default)]
+pub(crate) struct AiParts {
+    models: Vec<Spanned<ModelEntry>>,
+    aliases: BTreeMap<String, Spanned<String>>,
+    device: Option<Spanned<Device>>,
+    model_directory: Option<Spanned<PathBuf>>,
+    threads: Option<Spanned<NonZeroUsize>>,
+    memory_bytes: Option<Spanned<u64>>,
+    queue: Option<Spanned<NonZeroUsize>>,
+}
+
+impl AiParts {
+    /// Adds a file's part. `directory` is the file's, absolute.
+    pub(crate) fn add(&mut self, document: &Document, directory: &Path, report: &mut Report) {
+        let Some(table) = document.root.table("ai") else { return };
+        for node in table.array("models").unwrap_or_default() {
+            if let Some(model) = node.as_table().and_then(|table| model(table, node.span, directory, report)) {
+                self.add_model(model, report);
+            }
+        }
+        for entry in table.table("aliases").map_or(&[][..], |aliases| &aliases.entries) {
+            if let Some(target) = entry.node.as_text() {
+                check_model_name(&entry.key, entry.key_span, report);
+                check_model_name(target, entry.node.span, report);
+                self.add_alias(&entry.key, Spanned { value: target.to_owned(), span: entry.key_span }, report);
+            }
+        }
+        let device = table.text("device").and_then(|(name, span)| {
+            let value = match name {
+                "auto" => Device::Auto,
+                "cpu" => Device::Cpu,
+                "cuda" => Device::Cuda,
+                "metal" => Device::Metal,
+                _ => return None,
+            };
+            Some(Spanned { value, span })
+        });
+        once(&mut self.device, device, "device", report);
+        let model_directory = table.text("model_directory").and_then(|(text, span)| {
+            let value = std::path::absolute(directory.join(text)).ok()?;
+            Some(Spanned { value, span })
+        });
+        once(&mut self.model_directory, model_directory, "model_directory", report);
+        once(&mut self.threads, positive(table, "threads"), "threads", report);
+        once(&mut self.queue, positive(table, "queue"), "queue", report);
+        let memory = positive(table, "memory_mb").and_then(|mib| {
+            Some(Spanned { value: u64::try_from(mib.value.get()).ok()?.checked_mul(1 << 20)?, span: mib.span })
+        });
+        once(&mut self.memory_bytes, memory, "memory_mb", report);
+    }
+
+    fn add_model(&mut self, model: Spanned<ModelEntry>, report: &mut Report) {
+        match self.models.iter().find(|known| known.value.name == model.value.name) {
+            // The same entry in several files is what one gets by sharing a part of them.
+            Some(known) if known.value == model.value && known.span.file != model.span.file => {}
+            Some(known) => {
+                let message = format!(
+                    "the model {} is defined twice: also {}",
+                    quoted(&model.value.name),
+                    place(known.span, model.span, report)
+                );
+                report.error(model.span, message);
+            }
+            None => self.models.push(model),
+        }
+    }
+
+    fn add_alias(&mut self, name: &str, target: Spanned<String>, report: &mut Report) {
+        match self.aliases.get(name) {
+            Some(known) if known.value != target.value => {
+                let message = format!(
+                    "the alias {} already stands for {}: {}",
+                    quoted(name),
+                    quoted(&known.value),
+                    place(known.span, target.span, report)
+                );
+                report.error(target.span, message);
+            }
+            Some(_) => {}
+            None => {
+                self.aliases.insert(name.to_owned(), target);
+            }
+        }
+    }
+
+    /// Resolves the aliases.
+    pub(crate) fn finish(self, report: &mut Report) -> Ai {
+        let mut aliases = BTreeMap::new();
+        for (name, target) in &self.aliases {
+            if self.models.iter().any(|model| model.value.name == *name) {
+                let message = format!("{} is both an alias and a model of `[[ai.models]]`", quoted(name));
+                report.error_with_help(target.span, message, "rename the model, or remove the alias");
+            }
+            match self.resolve(name) {
+                Some(end) => drop(aliases.insert(name.clone(), end.to_owned())),
+                None => {
+                    let message = format!(
+                        "the alias {} leads back to itself, or through more than {LONGEST_CHAIN} others",
+                        quoted(name)
+                    );
+                    report.error_with_help(target.span, message, "an alias ends at the name of a model");
+                }
+            }
+        }
+        Ai {
+            models: self.models.into_iter().map(|model| model.value).collect(),
+            aliases,
+            device: self.device.map(|device| device.value).unwrap_or_default(),
+            model_directory: self.model_directory.map(|directory| directory.value),
+            threads: self.threads.map(|threads| threads.value),
+            memory_bytes: self.memory_bytes.map(|bytes| bytes.value),
+            queue: self.queue.map(|queue| queue.value),
+        }
+    }
+
+    /// The name that an alias ends at; none if it ends nowhere.
+    fn resolve<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        let mut name = name;
+        for _ in 0..=LONGEST_CHAIN {
+            match self.aliases.get(name) {
+                Some(target) => name = &target.value,
+                None => return Some(name),
+            }
+        }
+        None
+    }
+}
+
+/// Where something else stands, seen from `here`.
+fn place(there: Span, here: Span, report: &Report) -> String {
+    let line = report.line(there);
+    if there.file == here.file {
+        format!("in line {line}")
+    } else {
+        format!("in {}:{line}", report.shown(there.file).display())
+    }
+}
+
+/// Takes a value that the whole host has once; a second file may only repeat it.
+fn once<T: PartialEq>(known: &mut Option<Spanned<T>>, new: Option<Spanned<T>>, key: &str, report: &mut Report) {
+    let Some(new) = new else { return };
+    match known {
+        None => *known = Some(new),
+        Some(known) if known.value != new.value => {
+            let message = format!(
+                "`ai.{key}` holds for the whole host and has another value {}",
+                place(known.span, new.span, report)
+            );
+            report.error_with_help(new.span, message, "write it in one file");
+        }
+        Some(_) => {}
+    }
+}
+
+fn positive(table: &Table, key: &str) -> Option<Spanned<NonZeroUsize>> {
+    let value = NonZeroUsize::new(usize::try_from(table.whole(key)?).ok()?)?;
+    Some(Spanned { value, span: table.node(key)?.span })
+}
+
+pub(crate) fn check_model_name(name: &str, span: Span, report: &mut Report) -> bool {
+    let valid = is_model(name);
+    if !valid {
+        report.error_with_help(span, format!("{} is no name for a model", quoted(name)), MODEL_GRAMMAR);
+    }
+    valid
+}
+
+fn model(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Option<Spanned<ModelEntry>> {
+    let name = table.text("name");
+    let source = model_source(table, span, directory, report);
+    let task = table.text("task").and_then(|(name, _)| Task::from_name(name));
+    let pooling = match table.text("pooling") {
+        Some(("mean", _)) => Some(Pooling::Mean),
+        Some(("cls", _)) => Some(Pooling::Cls),
+        _ => None,
+    };
+    if let (Some(task), Some(_), Some(entry)) = (task, pooling, table.get("pooling"))
+        && task != Task::TextEmbeddings
+    {
+        report.error(entry.key_span, format!("`pooling` is for `text-embeddings`; the task of this model is `{task}`"));
+    }
+    let (name, name_span) = name?;
+    let named = check_model_name(name, name_span, report);
+    let entry = ModelEntry {
+        name: name.to_owned(),
+        task,
+        source: source?,
+        context: positive(table, "context").map(|context| context.value),
+        pooling,
+    };
+    named.then_some(Spanned { value: entry, span: name_span })
+}
+
+fn model_source(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Option<ModelSource> {
+    let backend = table.text("backend").map(|(name, _)| name);
+    match (backend, table.node("path"), table.get("mock")) {
+        (Some("mock"), Some(path), _) => {
+            report.error(path.span, "a model of the mock backend has no `path`");
+            None
+        }
+        (Some("mock"), None, script) => {
+            let empty = || serde_json::Value::Object(serde_json::Map::new());
+            Some(ModelSource::Mock(script.map_or_else(empty, |entry| entry.node.to_json())))
+        }
+        (_, _, Some(script)) if table.get("backend").is_none_or(|_| backend.is_some()) => {
+            let help = "write `backend = \"mock\"`, or remove `mock`";
+            report.error_with_help(script.key_span, "`mock` is for the mock backend", help);
+            None
+        }
+        (_, Some(path), _) => model_path(path, directory, report),
+        (_, None, _) => {
+            let help = "write `path = \"…\"` with a GGUF file or a directory of safetensors, or `backend = \"mock\"`";
+            report.error_with_help(span, "this model has no `path`", help);
+            None
+        }
+    }
+}
+
+fn model_path(node: &Node, directory: &Path, report: &mut Report) -> Option<ModelSource> {
+    let Value::String(text) = &node.value else { return None };
+    let path = std::path::absolute(directory.join(text)).ok()?;
+    let gguf = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Some(ModelSource::Path(path)),
+        Ok(found) if found.is_file() && gguf => Some(ModelSource::Path(path)),
+        Ok(_) => {
+            let message = format!("{} is neither a GGUF file nor a directory", quoted(text));
+            let help = "name the `.gguf` file, or the directory that holds `config.json` and the safetensors";
+            report.error_with_help(node.span, message, help);
+            None
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let message = format!("{} does not exist", quoted(text));
+            report.error_with_help(node.span, message, "the path is relative to the binding file");
+            None
+        }
+        Err(error) => {
+            report.error(node.span, format!("{} cannot be read: {error}", quoted(text)));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_and_their_names_agree() {
+        assert_eq!(TASKS.len(), TASK_VALUES.len());
+        for name in TASKS {
+            let task = Task::from_name(name).unwrap();
+            assert_eq!(task.as_str(), *name);
+            assert_eq!(serde_json::to_value(task).unwrap(), *name);
+        }
+    }
+}

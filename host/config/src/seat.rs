@@ -1,0 +1,230 @@
+//! Where workers stand in a file, and how a worker and its environment become one.
+//!
+//! A file has a worker at its top level, or `[[workers]]` entries, or both. An environment's table replaces keys of its
+//! worker one by one and whole; bindings and variables are not inherited, so that a program in staging cannot reach
+//! what only production was given (wrangler's rule, and the reason for it).
+
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::quoted;
+use crate::explain::Home;
+use crate::keys;
+use crate::layer::{Bound, Layer};
+use crate::load::listed;
+use crate::names::WorkerName;
+use crate::source::{Report, Span, Spanned};
+use crate::tree::{Document, Node, Table};
+use crate::worker::Worker;
+
+/// A place in a file that describes a worker.
+pub(crate) struct Seat<'t> {
+    pub(crate) table: &'t Table,
+    pub(crate) span: Span,
+    /// Whether it is a `[[workers]]` entry.
+    pub(crate) listed: bool,
+}
+
+impl<'t> Seat<'t> {
+    /// The workers of a file.
+    pub(crate) fn all(document: &'t Document, report: &mut Report) -> Vec<Seat<'t>> {
+        let root = &document.root;
+        let entries: Vec<&Node> = root.array("workers").unwrap_or_default().iter().collect();
+        let top = root.get("name").is_some() || root.get("main").is_some() || entries.is_empty();
+        let mut seats = Vec::new();
+        if top {
+            seats.push(Seat { table: root, span: document.span, listed: false });
+        } else {
+            misplaced(root, report);
+        }
+        let tables = entries.into_iter().filter_map(|node| Some((node.as_table()?, node.span)));
+        seats.extend(tables.map(|(table, span)| Seat { table, span, listed: true }));
+        seats
+    }
+
+    /// The environments' names.
+    pub(crate) fn environments(&self) -> Vec<&'t str> {
+        self.table.table("env").map_or(&[][..], |env| &env.entries).iter().map(|entry| entry.key.as_str()).collect()
+    }
+
+    /// The environments that are tables.
+    pub(crate) fn environment_tables(&self) -> impl Iterator<Item = (&'t str, &'t Table, Span)> + use<'t> {
+        let entries = self.table.table("env").map_or(&[][..], |env| &env.entries);
+        entries.iter().filter_map(|entry| Some((entry.key.as_str(), entry.node.as_table()?, entry.key_span)))
+    }
+}
+
+/// Keys of a worker at the top of a file whose workers are all entries: they would have no effect.
+fn misplaced(root: &Table, report: &mut Report) {
+    let of_worker = |key: &str| keys::ENVIRONMENT.key(key).is_some() && key != "ai";
+    for entry in root.entries.iter().filter(|entry| of_worker(&entry.key) || entry.key == "env") {
+        let message = format!("`{}` stands at the top level, where this file has no worker", entry.key);
+        let help = "move it into the `[[workers]]` entries it is meant for";
+        report.error_with_help(entry.key_span, message, help);
+    }
+    let binding = root.table("ai").and_then(|ai| ai.get("binding"));
+    let narrowed = root.table("ai").and_then(|ai| ai.array("models")).unwrap_or_default();
+    let text = narrowed.iter().find(|node| node.as_text().is_some()).map(|node| node.span);
+    if let Some(span) = binding.map(|entry| entry.key_span).or(text) {
+        let message = "this grants AI at the top level, where this file has no worker";
+        report.error_with_help(span, message, "move it into the `[[workers]]` entries it is meant for: `[workers.ai]`");
+    }
+}
+
+/// The layer of an environment: what it says, and what it inherits.
+pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report) -> Layer {
+    warn_of_what_is_left_out(&top.bindings, &layer, name, report);
+    let mut bindings = layer.bindings;
+    if !layer.has_assets {
+        // `assets` is inherited as `main` is, and its binding with it, unless the environment uses the name.
+        let assets = top.bindings.into_iter().filter(|bound| bound.section == "assets");
+        let free: Vec<Bound> = assets.filter(|bound| bindings.iter().all(|own| own.name != bound.name)).collect();
+        bindings.extend(free);
+    }
+    let own_name = layer.name.or_else(|| {
+        let top = top.name?;
+        Some(top.map(|top| Spanned { value: format!("{}-{name}", top.value), span: top.span }))
+    });
+    Layer {
+        span: layer.span,
+        name: own_name,
+        main: layer.main.or(top.main),
+        compatibility_date: layer.compatibility_date.or(top.compatibility_date),
+        compatibility_flags: layer.compatibility_flags.or(top.compatibility_flags),
+        routes: layer.routes.or(top.routes),
+        limits: layer.limits.or(top.limits),
+        outbound: layer.outbound.or(top.outbound),
+        has_assets: layer.has_assets || top.has_assets,
+        bindings,
+        unserved: layer.unserved,
+    }
+}
+
+fn warn_of_what_is_left_out(top: &[Bound], layer: &Layer, name: &str, report: &mut Report) {
+    let own: std::collections::HashSet<&str> = layer.bindings.iter().map(|bound| bound.name.as_str()).collect();
+    let mut sections: Vec<&'static str> = Vec::new();
+    for bound in top.iter().filter(|bound| bound.section != "assets") {
+        if !sections.contains(&bound.section) {
+            sections.push(bound.section);
+        }
+    }
+    for section in sections {
+        let left_out = top.iter().filter(|bound| bound.section == section && !own.contains(bound.name.as_str()));
+        let mut left_out = left_out.map(|bound| bound.name.as_str()).peekable();
+        if left_out.peek().is_some() {
+            let message = format!("`{section}` is not inherited: the environment lacks {}", listed(left_out));
+            let help = format!("repeat it as `env.{name}.{section}` if the environment needs it");
+            report.warn(layer.span, message, Some(help));
+        }
+    }
+}
+
+/// A worker, and where its name and routes stand.
+pub(crate) struct Draft {
+    pub(crate) worker: Worker,
+    pub(crate) name_span: Span,
+    pub(crate) route_spans: Vec<Span>,
+}
+
+/// Makes a worker of a layer; none if it has no usable name or `main`.
+pub(crate) fn assemble(layer: Layer, file: &Path, directory: &Path, home: Home, report: &mut Report) -> Option<Draft> {
+    for (section, span) in &layer.unserved {
+        let message = format!("`{section}` is read, but this version of the host does not serve it");
+        report.warn_once(section, *span, message, None);
+    }
+    let name = match &layer.name {
+        Some(name) => name.as_ref().and_then(|name| worker_name(name, report)),
+        None => {
+            let help = "add `name`, as in `name = \"my-worker\"`: the worker answers at `http://<name>.localhost`";
+            report.error_with_help(layer.span, "this worker has no `name`", help);
+            None
+        }
+    };
+    let main = match &layer.main {
+        Some(main) => main.as_ref().and_then(|main| component(main, directory, report)),
+        None => {
+            let help =
+                "add `main` with the component to run, as in `main = \"target/wasm32-wasip2/release/my_worker.wasm\"`";
+            report.error_with_help(layer.span, "this worker has no `main`", help);
+            None
+        }
+    };
+    let (name, name_span) = name?;
+    let routes = layer.routes.unwrap_or_default();
+    let route_spans = routes.iter().map(|route| route.span).collect();
+    let worker = Worker {
+        name,
+        main: main?,
+        file: file.to_owned(),
+        routes: routes.into_iter().map(|route| route.value).collect(),
+        compatibility_date: layer.compatibility_date,
+        compatibility_flags: layer.compatibility_flags.unwrap_or_default(),
+        bindings: layer.bindings.into_iter().map(|bound| (bound.name, bound.binding)).collect(),
+        limits: layer.limits.unwrap_or_default(),
+        outbound: layer.outbound.unwrap_or_default(),
+        home,
+    };
+    Some(Draft { worker, name_span, route_spans })
+}
+
+fn worker_name(name: &Spanned<String>, report: &mut Report) -> Option<(WorkerName, Span)> {
+    match WorkerName::new(&name.value) {
+        Ok(valid) => Some((valid, name.span)),
+        Err(error) => {
+            let message = format!("{} is no name for a worker: {error}", quoted(&name.value));
+            match WorkerName::near(&name.value) {
+                Some(near) => report.error_with_help(name.span, message, format!("write \"{near}\"")),
+                None => report.error(name.span, message),
+            }
+            None
+        }
+    }
+}
+
+/// Endings of what a bundler would make a worker of.
+const SOURCES: &[&str] = &["ts", "js", "mjs", "cjs", "mts", "cts", "tsx", "jsx", "py"];
+
+/// The component that `main` names, absolute.
+fn component(main: &Spanned<String>, directory: &Path, report: &mut Report) -> Option<PathBuf> {
+    let (text, span) = (main.value.as_str(), main.span);
+    let ending =
+        Path::new(text).extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if SOURCES.contains(&ending.as_str()) {
+        let message = format!("{} is no component: this version serves `.wasm` files only", quoted(text));
+        let help = "JavaScript, TypeScript and Python workers are not supported yet; name a component that was built for \
+                    wasm32-wasip2";
+        report.error_with_help(span, message, help);
+        return None;
+    }
+    if ending != "wasm" {
+        let help = "`main` names the component that the build makes, a `.wasm` file";
+        report.error_with_help(span, format!("{} is no `.wasm` file", quoted(text)), help);
+        return None;
+    }
+    let path = std::path::absolute(directory.join(text)).ok()?;
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => Some(path),
+        Ok(_) => {
+            report.error(span, format!("{} is not a file", quoted(text)));
+            None
+        }
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            report.error_with_help(span, format!("{} does not exist", quoted(text)), build_help(text));
+            None
+        }
+        Err(error) => {
+            report.error(span, format!("{} cannot be read: {error}", quoted(text)));
+            None
+        }
+    }
+}
+
+/// How to build a component that is not there.
+fn build_help(main: &str) -> String {
+    let parts: Vec<&str> = main.split(['/', '\\']).collect();
+    let after_target = parts.windows(2).position(|pair| pair == ["target", "wasm32-wasip2"]);
+    match after_target.and_then(|at| parts.get(at + 2)) {
+        Some(&"debug") => "build it: `cargo build --target wasm32-wasip2`".into(),
+        Some(_) => "build it: `cargo build --release --target wasm32-wasip2`".into(),
+        None => "build the component first; the path is relative to the binding file".into(),
+    }
+}
