@@ -1,1 +1,29 @@
+//! CPU kernels that candle lacks, for decoder models that serve many sequences at once.
+//!
+//! candle owns the tensor types, the block formats of quantized weights and every operation whose speed does not
+//! matter. What is here exists because a measurement asked for it: candle 0.11 has scalar code for Q4_1 and Q5_x on
+//! x86, uses its VNNI tiles only where a row is a multiple of 256 wide, and has no attention over a paged KV cache,
+//! so sequences of different lengths cannot share a step.
+//!
+//! - [`tiles`] repacks Q4_0, Q4_1 and Q8_0 weights once into tiles that a vector register reads straight;
+//!   [`matmul`] multiplies rows of int8 [`activations`] with them. [`candle_op`] offers the same as a candle op.
+//! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
+//! - [`elementwise`] holds the norms, rotations and activations between the products.
+//! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
+//!
+//! Every kernel takes an [`isa::Isa`] and has a scalar twin; tests compare the twins on random input. For one `Isa`
+//! the result for a row does not depend, to the bit, on which other rows are in the batch: that is what lets a
+//! scheduler mix requests freely and still give the same answer for the same seed.
+//!
+//! This crate knows nothing of models, files or requests. Its shapes are checked with assertions: a wrong shape is a
+//! fault of the calling code, which has already checked everything that came from outside.
 
+pub mod activations;
+pub mod attention;
+pub mod candle_op;
+pub mod elementwise;
+pub mod isa;
+pub mod kv;
+pub mod matmul;
+pub mod threads;
+pub mod tiles;
