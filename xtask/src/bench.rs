@@ -1,0 +1,30 @@
+//! Benchmarks beside a peer, on this machine, in the same minutes.
+//!
+//! A figure alone says more about the machine than about the program; a ratio does not. Ours and the peer take turns
+//! run by run, and who goes first alternates, so that a machine that slows down slows both. Nothing here gates a test.
+
+mod figures;
+mod http;
+mod llm;
+mod server;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::progress::Progress;
+use crate::workspace::Workspace;
+
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// A hello component under `host serve` and `wasmtime serve`: requests/s, latency, memory.
+    Http(http::Options),
+    /// SmolLM2 Q4_1 in this project's engine and in llama.cpp: prefill, decode, memory.
+    Llm(llm::Options),
+}
+
+pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
+    match bench {
+        Bench::Http(options) => http::bench(workspace, &options, progress),
+        Bench::Llm(options) => llm::bench(workspace, &options, progress),
+    }
+}
