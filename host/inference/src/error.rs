@@ -83,6 +83,11 @@ impl AiError {
         }
     }
 
+    /// 3040: one request of a worker made more calls than it may.
+    pub fn too_many_subrequests() -> Self {
+        Self::new(3040, 429, "Too many subrequests by one request of the worker (limits.subrequests)")
+    }
+
     /// 3046: the model is known but its weights are not on this machine, or cannot be used. `detail` says what to do.
     pub fn model_unavailable(detail: impl std::fmt::Display) -> Self {
         Self::new(3046, 503, format!("Model unavailable: {detail}"))

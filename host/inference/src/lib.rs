@@ -8,8 +8,17 @@
 //! panic or an allocation that the sender chose.
 
 pub mod backend;
+pub mod catalogue;
+pub mod embeddings;
+pub mod engine;
 mod error;
+pub mod mock;
 mod request;
+pub mod store;
+pub mod tasks;
+pub mod text;
 
+pub use catalogue::Task;
+pub use engine::{DeviceChoice, Engine, EngineConfig, EngineError, LocalModel, LocalSource};
 pub use error::AiError;
 pub use request::{Attachment, ByteStream, RunOutput, RunRequest, RunResponse, Tenant};

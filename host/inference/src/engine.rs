@@ -1,0 +1,343 @@
+//! One call for every model: names become models, models are loaded once and kept while there is room.
+//!
+//! The engine knows names, aliases and which models are in memory. It does not know how a task's JSON looks
+//! ([`crate::tasks`]), how a model computes ([`crate::backend`]) or who may use which model: grants are the bindings'
+//! matter. A name in a request is hostile, so it is only ever looked up, never made into a path before it has passed
+//! [`crate::store::ModelName`]; a fault or panic in one request's work is that request's error and nobody else's.
+
+mod load;
+mod names;
+mod residency;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use serde_json::Value;
+
+use crate::backend::Pooling;
+use crate::catalogue::{self, Task};
+use crate::request::{ByteStream, RunOutput, RunRequest, RunResponse};
+use crate::store::{self, Store};
+use crate::{AiError, tasks};
+
+pub use names::ConfigFault;
+use names::{Directory, Known, Source};
+use residency::{Lease, Residency};
+
+/// What an engine is made from. Everything but the directory may be left empty.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where pulled and imported models lie; see [`store::default_directory`].
+    pub models_directory: PathBuf,
+    /// Models under names of the user's own, `[[ai.models]]`.
+    pub models: Vec<LocalModel>,
+    /// Names that stand for other names, `[ai.aliases]`.
+    pub aliases: BTreeMap<String, String>,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// Threads one model computes on; the machine's cores when absent.
+    pub threads: Option<NonZeroUsize>,
+    /// How many bytes of weights may be in memory at once; no bound when absent.
+    pub memory_bytes: Option<u64>,
+    /// How many requests may wait for one model; [`EngineConfig::QUEUE`] when absent.
+    pub queue: Option<NonZeroUsize>,
+}
+
+impl EngineConfig {
+    /// The default bound on requests waiting for one model.
+    pub const QUEUE: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+    /// A configuration with the catalogue's models in `models_directory` and nothing else.
+    pub fn new(models_directory: impl Into<PathBuf>) -> Self {
+        Self {
+            models_directory: models_directory.into(),
+            models: Vec::new(),
+            aliases: BTreeMap::new(),
+            device: DeviceChoice::default(),
+            threads: None,
+            memory_bytes: None,
+            queue: None,
+        }
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self::new(store::default_directory())
+    }
+}
+
+/// A model of the user's own.
+#[derive(Debug, Clone)]
+pub struct LocalModel {
+    /// The name programs use.
+    pub name: String,
+    /// What it does; read from its files when absent.
+    pub task: Option<Task>,
+    /// Where it comes from.
+    pub source: LocalSource,
+    /// The most tokens of context to offer; the model's own bound when absent.
+    pub context: Option<NonZeroUsize>,
+    /// How an encoder's token states become one vector when a request does not say.
+    pub pooling: Option<Pooling>,
+}
+
+/// Where a [`LocalModel`] comes from.
+#[derive(Debug, Clone)]
+pub enum LocalSource {
+    /// A GGUF file, or a directory with `config.json`, `tokenizer.json` and `model.safetensors`.
+    Path(PathBuf),
+    /// A script for the deterministic stand-in.
+    Mock(Value),
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DeviceChoice {
+    /// The best device this build knows.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An Apple GPU.
+    Metal,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The configuration contradicts itself or names what is not there. Every fault is listed.
+    #[error("the models cannot be set up:{}", .0.iter().map(|fault| format!("\n  {fault}")).collect::<String>())]
+    Config(Vec<ConfigFault>),
+}
+
+/// What is known of a model without loading it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ModelInfo {
+    /// The name programs use.
+    pub name: String,
+    /// What it does.
+    pub task: Task,
+    /// Whether it can answer.
+    pub availability: Availability,
+    /// Names that stand for it.
+    pub aliases: Vec<String>,
+    /// Tokens of context.
+    pub context: Option<usize>,
+    /// The length of an encoder's vectors.
+    pub dimensions: Option<usize>,
+    /// The licence its publisher states, an SPDX expression where there is one.
+    pub licence: Option<String>,
+    /// The size of its weights on disk or, before it is pulled, of what `pull` fetches.
+    pub bytes: Option<u64>,
+    /// The hub repository of the open weights, as information.
+    pub repository: Option<String>,
+}
+
+/// Whether a model can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Availability {
+    /// In memory.
+    Loaded,
+    /// On this machine; it loads on first use.
+    OnDisk,
+    /// A script, no weights.
+    Scripted,
+    /// The catalogue can fetch it.
+    Pullable,
+    /// The name is known; its weights are not on this machine and the catalogue cannot fetch them.
+    Absent,
+}
+
+/// What a name in a request stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The name behind all aliases.
+    pub name: String,
+    /// What the model does.
+    pub task: Task,
+}
+
+/// The engine. Clones share everything.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    directory: Directory,
+    residency: Residency,
+    settings: load::Settings,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("loaded", &self.0.residency.loaded()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Checks names, aliases and paths. Loads nothing and uses no network.
+    ///
+    /// # Errors
+    /// [`EngineError::Config`] with every fault found.
+    pub fn new(config: EngineConfig) -> Result<Engine, EngineError> {
+        let mut faults = Vec::new();
+        faults.extend(load::check_device(config.device).err());
+        let directory =
+            Directory::new(config.models, config.aliases, Store::open(config.models_directory), &mut faults);
+        if !faults.is_empty() {
+            return Err(EngineError::Config(faults));
+        }
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(Engine(Arc::new(Inner {
+            directory,
+            residency: Residency::new(config.memory_bytes),
+            settings: load::Settings {
+                threads: config.threads.unwrap_or(cores),
+                queue: config.queue.unwrap_or(EngineConfig::QUEUE),
+                memory: config.memory_bytes,
+            },
+        })))
+    }
+
+    /// Answers one request. The model loads first if it must.
+    ///
+    /// Dropping the future or the response's stream gives up the work behind it.
+    ///
+    /// # Errors
+    /// 5007 for an unknown model, 3046 for one whose weights are not here, 3008 after [`Engine::shutdown`], and
+    /// whatever the task reports.
+    pub async fn run(&self, request: RunRequest) -> Result<RunResponse, AiError> {
+        let request_id = request_id();
+        let lease = self.lease(&request.model).await?;
+        tracing::debug!(request_id, tenant = %request.tenant.0, model = lease.name(), "ai run");
+        let work = AssertUnwindSafe(tasks::run(lease.model(), request)).catch_unwind();
+        let output = work.await.unwrap_or_else(|_| {
+            tracing::error!(request_id, model = lease.name(), "a task panicked");
+            Err(AiError::internal("the model's task failed unexpectedly"))
+        })?;
+        let output = match output {
+            RunOutput::Stream { content_type, body } => {
+                let body = Leased { body: Some(guard_panics(body)), lease: Some(lease) };
+                RunOutput::Stream { content_type, body: Box::pin(body) }
+            }
+            json => json,
+        };
+        Ok(RunResponse { request_id, output })
+    }
+
+    /// Every model that has a name here: the user's own, the store's, the catalogue's.
+    pub fn models(&self) -> Vec<ModelInfo> {
+        let loaded = self.0.residency.loaded();
+        let mut models = self.0.directory.list();
+        for model in &mut models {
+            if loaded.contains(&model.name) {
+                model.availability = Availability::Loaded;
+            }
+        }
+        models
+    }
+
+    /// What `name` stands for, aliases followed; `None` when nothing here has that name.
+    pub fn resolve(&self, name: &str) -> Option<Resolved> {
+        let known = self.0.directory.find(name)?;
+        Some(Resolved { name: known.name, task: known.task })
+    }
+
+    /// Loads a model before its first request.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub async fn warm(&self, name: &str) -> Result<(), AiError> {
+        self.lease(name).await.map(drop)
+    }
+
+    /// Refuses new requests with 3008 and lets go of every model; requests in flight end on their own.
+    pub async fn shutdown(&self) {
+        self.0.residency.close().await;
+    }
+
+    async fn lease(&self, name: &str) -> Result<Lease, AiError> {
+        let canonical = self.0.directory.canonical(name);
+        if let Some(lease) = self.0.residency.held(canonical)? {
+            return Ok(lease);
+        }
+        let known = self.0.directory.find(name).ok_or_else(|| AiError::no_such_model(name))?;
+        let plan = match known.source {
+            Source::Files(files) => load::Plan::Files { task: known.task, files },
+            Source::Script(script) => load::Plan::Script { task: known.task, script },
+            Source::Package(_) => {
+                return Err(AiError::model_unavailable(format_args!(
+                    "{0} is not on this machine yet. Fetch it with:\n  host models pull {0}",
+                    known.name
+                )));
+            }
+            Source::Hosted(hosted) => return Err(hosted_elsewhere(&known, hosted)),
+        };
+        let settings = self.0.settings.clone();
+        let bytes = plan.bytes();
+        self.0.residency.acquire(&known.name, bytes, move || load::load(plan, &settings)).await
+    }
+}
+
+/// The name is Cloudflare's, the weights are not here: say how to stand another model in.
+fn hosted_elsewhere(known: &Known, hosted: &catalogue::Hosted) -> AiError {
+    let stand_in = catalogue::stand_in(known.task).unwrap_or("NAME");
+    AiError::model_unavailable(format_args!(
+        "{name} is not on this machine. Let a small model stand in for it by adding to the binding file\n  \
+         [ai.aliases]\n  \"{name}\" = \"{stand_in}\"\nor import weights of your own ({repository}) with\n  \
+         host models import {name} PATH",
+        name = known.name,
+        repository = hosted.repository,
+    ))
+}
+
+/// A stream that keeps its model in memory until it has ended or is dropped.
+struct Leased {
+    body: Option<ByteStream>,
+    lease: Option<Lease>,
+}
+
+impl Stream for Leased {
+    type Item = Result<Bytes, AiError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let item = std::task::ready!(body.poll_next_unpin(cx));
+        if item.is_none() {
+            self.body = None;
+            self.lease = None;
+        }
+        Poll::Ready(item)
+    }
+}
+
+/// A panic while a stream is made ends that stream with an error.
+fn guard_panics(body: ByteStream) -> ByteStream {
+    Box::pin(AssertUnwindSafe(body).catch_unwind().map(|item| {
+        item.unwrap_or_else(|_| {
+            tracing::error!("a stream panicked");
+            Err(AiError::internal("the model's stream failed unexpectedly"))
+        })
+    }))
+}
+
+/// A random UUID, version 4 (RFC 9562, section 5.4).
+fn request_id() -> String {
+    let random: u128 = rand::random();
+    let bits = (random & !(0xf000 << 64) & !(0b11 << 62)) | (0x4000 << 64) | (0b10 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

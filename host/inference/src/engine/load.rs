@@ -1,0 +1,106 @@
+//! From files to a model that computes: which loader reads which task.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::DeviceChoice;
+use super::names::{ConfigFault, Files};
+use crate::AiError;
+use crate::backend::Model;
+use crate::catalogue::Task;
+use crate::store::Layout;
+use crate::{embeddings, mock, text};
+
+/// What all models of an engine share.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) threads: NonZeroUsize,
+    pub(super) queue: NonZeroUsize,
+    /// The budget of all models together, which one alone must keep too.
+    pub(super) memory: Option<u64>,
+}
+
+/// What is to be loaded.
+pub(super) enum Plan {
+    Files { task: Task, files: Files },
+    Script { task: Task, script: Value },
+}
+
+impl Plan {
+    /// What the model will take of the memory budget: its weights. Caches and buffers are bounded per model and are
+    /// not counted.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Plan::Files { files, .. } => files.bytes,
+            Plan::Script { .. } => 0,
+        }
+    }
+}
+
+/// Whether this build can compute there.
+pub(super) fn check_device(choice: DeviceChoice) -> Result<(), ConfigFault> {
+    match choice {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+        DeviceChoice::Cuda | DeviceChoice::Metal => Err(ConfigFault::Device(format!(
+            "this build computes on the processor only, not on {choice:?}; use device = \"auto\" or \"cpu\""
+        ))),
+    }
+}
+
+/// Reads weights; takes seconds and blocks.
+pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
+    match plan {
+        Plan::Files { task: Task::TextEmbeddings, files } => match files.layout {
+            Layout::Safetensors(ref directory) => encoder(directory, &files, settings),
+            Layout::Gguf(path) => Err(AiError::model_unavailable(format_args!(
+                "{} is a GGUF file; encoders are read from a directory with config.json, tokenizer.json and \
+                 model.safetensors",
+                path.display()
+            ))),
+        },
+        Plan::Files { task: Task::TextGeneration, files } => match files.layout {
+            Layout::Gguf(ref path) => text_generation(path, &files, settings),
+            Layout::Safetensors(directory) => Err(AiError::model_unavailable(format_args!(
+                "{} holds safetensors; text generation is read from a GGUF file",
+                directory.display()
+            ))),
+        },
+        Plan::Script { task, script } => scripted(task, &script),
+    }
+}
+
+/// An encoder out of a folder of safetensors.
+fn encoder(directory: &Path, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+    let settings = embeddings::Settings {
+        threads: settings.threads,
+        queue: settings.queue,
+        context: files.context,
+        pooling: files.pooling,
+    };
+    let encoder = embeddings::Encoder::load(directory, settings).map_err(AiError::model_unavailable)?;
+    Ok(Model::TextEmbeddings(Arc::new(encoder)))
+}
+
+/// A language model out of a GGUF file.
+fn text_generation(path: &Path, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+    let options = text::LoadOptions {
+        threads: Some(settings.threads),
+        context: files.context,
+        queue: settings.queue.get(),
+        memory: settings.memory,
+        ..text::LoadOptions::default()
+    };
+    text::load(path, options).map(Model::TextGeneration).map_err(AiError::model_unavailable)
+}
+
+/// The deterministic stand-in.
+fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
+    let fault = |error: mock::ScriptError| AiError::model_unavailable(error);
+    Ok(match task {
+        Task::TextGeneration => Model::TextGeneration(Arc::new(mock::MockText::new(script).map_err(fault)?)),
+        Task::TextEmbeddings => Model::TextEmbeddings(Arc::new(mock::MockEmbeddings::new(script).map_err(fault)?)),
+    })
+}

@@ -1,0 +1,19 @@
+//! The JSON of each task: what a request's inputs must look like and what its answer looks like.
+//!
+//! A task checks and translates; it computes nothing. Schemas are Cloudflare's, and so are the errors that name the
+//! property that breaks them (5006).
+
+pub mod text_embeddings;
+pub mod text_generation;
+
+use crate::AiError;
+use crate::backend::Model;
+use crate::request::{RunOutput, RunRequest};
+
+/// Answers a request with the task that the model does.
+pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, AiError> {
+    match model {
+        Model::TextGeneration(model) => text_generation::run(&model, &request).await,
+        Model::TextEmbeddings(model) => text_embeddings::run(model, request).await,
+    }
+}
