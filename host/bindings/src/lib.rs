@@ -1,1 +1,77 @@
+//! What a worker can import beyond WASI: its variables and secrets, `env.AI`, and outbound requests.
+//!
+//! [`Grants`] is what one worker's binding file gives it, checked when the worker is made; [`Bindings`] carries it into
+//! each of the worker's stores and answers its imports. A guest that imports what it was not granted is refused before
+//! it runs ([`Grants::check_imports`]), and every call is checked again, because a guest chooses the names it calls with.
+//!
+//! Imports never hold a store while they wait: a call starts a task, and the guest polls or awaits it.
 
+mod ai;
+mod env;
+mod grants;
+pub mod outbound;
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use host_inference::Engine;
+use host_runtime::{Extension, OutboundResult, RequestContext, State};
+use wasmtime::component::{HasData, Linker};
+use wasmtime_wasi_http::{RequestOptions, WasiBody};
+
+pub use grants::{GrantError, Grants, MissingGrant};
+
+/// One worker's bindings, as its stores hold them. Cheap to clone.
+#[derive(Clone)]
+pub struct Bindings(Arc<Inner>);
+
+struct Inner {
+    grants: Grants,
+    engine: Engine,
+    client: outbound::Client,
+}
+
+impl Bindings {
+    /// Joins what a worker was granted with what answers it.
+    pub fn new(grants: Grants, engine: Engine, client: outbound::Client) -> Self {
+        Self(Arc::new(Inner { grants, engine, client }))
+    }
+
+    pub(crate) fn grants(&self) -> &Grants {
+        &self.0.grants
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+}
+
+impl Extension for Bindings {
+    fn link(linker: &mut Linker<State<Self>>) -> wasmtime::Result<()> {
+        env::link(linker)?;
+        ai::link(linker)
+    }
+
+    fn send(
+        &self,
+        _context: Option<Arc<RequestContext>>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+    ) -> BoxFuture<'static, OutboundResult> {
+        let inner = self.0.clone();
+        async move {
+            let (response, transmission) = inner.client.send(inner.grants.outbound(), request, options).await?;
+            let transmission: Box<dyn Future<Output = _> + Send> = Box::new(transmission);
+            Ok((response, transmission))
+        }
+        .boxed()
+    }
+}
+
+/// The data that the imports of this crate work on: the whole state of a store.
+struct Store;
+
+impl HasData for Store {
+    type Data<'a> = &'a mut State<Bindings>;
+}

@@ -1,0 +1,97 @@
+//! `workers:ai`: `env.AI.run` in both flavours of WASI.
+//!
+//! The flavours differ only in how a guest waits ([`p2`], [`p3`]). What a call may do, and what it gives, is here.
+
+mod p2;
+mod p3;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use host_inference::{AiError, Attachment, RunRequest, RunResponse, Tenant};
+use host_runtime::{RequestContext, State};
+use serde_json::{Map, Value};
+use wasmtime::component::Linker;
+
+use crate::Bindings;
+
+/// Longest `inputs` or `options` text. Parsed JSON takes many times its text's size.
+const MAX_JSON_BYTES: usize = 16 << 20;
+/// Longest binary inputs of one call.
+const MAX_ATTACHMENT_BYTES: usize = 100 << 20;
+/// Texts longer than this are parsed off the async workers.
+const LONG_JSON_BYTES: usize = 128 << 10;
+
+pub(crate) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()> {
+    p2::link(linker)?;
+    p3::link(linker)
+}
+
+/// A guest's call, before anything of it has been looked at.
+struct Call {
+    binding: String,
+    model: String,
+    inputs: String,
+    attachments: Vec<Attachment>,
+    options: String,
+}
+
+/// A call with the right to make it.
+struct Admitted {
+    bindings: Bindings,
+    context: Option<Arc<RequestContext>>,
+    call: Call,
+}
+
+/// Checks what can be checked at once: the grant and the sub-request limit.
+fn admit(state: &State<Bindings>, call: Call) -> Result<Admitted, AiError> {
+    let bindings = state.extension().clone();
+    bindings.grants().check_ai(&call.binding, &call.model)?;
+    if !state.charge_subrequest() {
+        return Err(AiError::too_many_subrequests());
+    }
+    if call.inputs.len().max(call.options.len()) > MAX_JSON_BYTES
+        || call.attachments.iter().map(|attachment| attachment.data.len()).sum::<usize>() > MAX_ATTACHMENT_BYTES
+    {
+        return Err(AiError::too_large());
+    }
+    Ok(Admitted { bindings, context: state.request(), call })
+}
+
+impl Admitted {
+    async fn run(self) -> Result<RunResponse, AiError> {
+        let Call { model, inputs, attachments, options, .. } = self.call;
+        let (inputs, options) = if inputs.len() + options.len() > LONG_JSON_BYTES {
+            tokio::task::spawn_blocking(move || parse(&inputs, &options)).await.map_err(AiError::internal)??
+        } else {
+            parse(&inputs, &options)?
+        };
+        let tenant = Tenant::from(self.bindings.grants().worker());
+        let request = RunRequest { tenant, model, inputs, attachments, options };
+        let model = request.model.clone();
+        let answer = self.bindings.engine().run(request).await;
+        let request = self.context.as_deref().map_or("-", RequestContext::id);
+        match &answer {
+            Ok(response) => tracing::debug!(request, model, ai_request = response.request_id, "ai run"),
+            Err(error) => tracing::debug!(request, model, %error, "ai run failed"),
+        }
+        answer
+    }
+}
+
+fn parse(inputs: &str, options: &str) -> Result<(Map<String, Value>, Map<String, Value>), AiError> {
+    let options = if options.is_empty() { Map::new() } else { object("options", options)? };
+    Ok((object("inputs", inputs)?, options))
+}
+
+fn object(what: &str, text: &str) -> Result<Map<String, Value>, AiError> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(AiError::bad_input(format_args!("type at '/' of {what} not met, expected object"))),
+        Err(error) => Err(AiError::bad_input(format_args!("{what} is not JSON: {error}"))),
+    }
+}
+
+fn attachment(property: String, content_type: Option<String>, data: Vec<u8>) -> Attachment {
+    Attachment { property, content_type, data: Bytes::from(data) }
+}

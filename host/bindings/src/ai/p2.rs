@@ -1,0 +1,171 @@
+//! `workers:ai@0.2.0`: a call is a resource that the guest polls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use host_inference::{AiError, ByteStream, RunOutput, RunResponse};
+use host_runtime::State;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi::p2::{DynInputStream, DynPollable, InputStream, Pollable, StreamError, StreamResult, subscribe};
+use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
+
+use super::{Call, admit, attachment};
+use crate::{Bindings, Store};
+
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        inline: "package host:bindings; world ai { import workers:ai/inference@0.2.0; }",
+        imports: { "workers:ai/inference.run": async | trappable, default: trappable },
+        with: {
+            "wasi:io": wasmtime_wasi::p2::bindings::io,
+            "workers:ai/inference.pending": super::Pending,
+        },
+    });
+}
+
+use generated::workers::ai::inference as wit;
+
+pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()> {
+    wit::add_to_linker::<_, Store>(linker, |state| state)
+}
+
+type Answer = Result<RunResponse, AiError>;
+
+/// A call under way. Dropping it aborts its task, and with it the work in the engine.
+pub struct Pending(Progress);
+
+enum Progress {
+    Running(AbortOnDropJoinHandle<Answer>),
+    Answered(Answer),
+    Taken,
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Pending {
+    async fn ready(&mut self) {
+        if let Progress::Running(task) = &mut self.0 {
+            let answer = task.await;
+            self.0 = Progress::Answered(answer);
+        }
+    }
+}
+
+impl wit::Host for State<Bindings> {
+    fn start(&mut self, request: wit::Request) -> wasmtime::Result<Resource<Pending>> {
+        let progress = match admit(self, call(request)) {
+            Ok(admitted) => Progress::Running(spawn(admitted.run())),
+            Err(error) => Progress::Answered(Err(error)),
+        };
+        Ok(self.table().push(Pending(progress))?)
+    }
+
+    async fn run(&mut self, request: wit::Request) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
+        let answer = match admit(self, call(request)) {
+            Ok(admitted) => admitted.run().await,
+            Err(error) => Err(error),
+        };
+        lower(self, answer)
+    }
+}
+
+impl wit::HostPending for State<Bindings> {
+    fn subscribe(&mut self, pending: Resource<Pending>) -> wasmtime::Result<Resource<DynPollable>> {
+        subscribe(self.table(), pending)
+    }
+
+    #[expect(clippy::type_complexity, reason = "the WIT's own type")]
+    fn get(
+        &mut self,
+        pending: Resource<Pending>,
+    ) -> wasmtime::Result<Option<Result<Result<wit::Response, wit::Error>, ()>>> {
+        let progress = &mut self.table().get_mut(&pending)?.0;
+        let answer = match std::mem::replace(progress, Progress::Taken) {
+            Progress::Taken => return Ok(Some(Err(()))),
+            Progress::Answered(answer) => answer,
+            Progress::Running(mut task) => match (&mut task).now_or_never() {
+                Some(answer) => answer,
+                None => {
+                    *progress = Progress::Running(task);
+                    return Ok(None);
+                }
+            },
+        };
+        Ok(Some(Ok(lower(self, answer)?)))
+    }
+
+    fn drop(&mut self, pending: Resource<Pending>) -> wasmtime::Result<()> {
+        self.table().delete(pending)?;
+        Ok(())
+    }
+}
+
+fn call(request: wit::Request) -> Call {
+    let attachments = request.attachments.into_iter().map(|a| attachment(a.property, a.content_type, a.data));
+    Call {
+        binding: request.binding,
+        model: request.model,
+        inputs: request.inputs,
+        attachments: attachments.collect(),
+        options: request.options,
+    }
+}
+
+fn lower(state: &mut State<Bindings>, answer: Answer) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
+    let response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            return Ok(Err(wit::Error {
+                code: error.code,
+                status: error.status,
+                message: error.message,
+                retry_after: error.retry_after.as_ref().map(Duration::as_secs).map(|s| s.min(u32::MAX.into()) as u32),
+            }));
+        }
+    };
+    let output = match response.output {
+        RunOutput::Json(value) => wit::Output::Json(value.to_string()),
+        RunOutput::Stream { content_type, body } => {
+            let body: DynInputStream = Box::new(OutputBody { body, read: Bytes::new(), ended: None });
+            wit::Output::Stream(wit::EventStream { content_type, body: state.table().push(body)? })
+        }
+    };
+    Ok(Ok(wit::Response { request_id: response.request_id, output }))
+}
+
+/// A streamed output as a guest reads it.
+struct OutputBody {
+    body: ByteStream,
+    read: Bytes,
+    ended: Option<Option<AiError>>,
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for OutputBody {
+    async fn ready(&mut self) {
+        while self.read.is_empty() && self.ended.is_none() {
+            match self.body.next().await {
+                Some(Ok(bytes)) => self.read = bytes,
+                Some(Err(error)) => self.ended = Some(Some(error)),
+                None => self.ended = Some(None),
+            }
+        }
+    }
+}
+
+impl InputStream for OutputBody {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if !self.read.is_empty() {
+            let size = size.min(self.read.len());
+            return Ok(self.read.split_to(size));
+        }
+        match &mut self.ended {
+            None => Ok(Bytes::new()),
+            Some(error) => Err(match error.take() {
+                Some(error) => StreamError::LastOperationFailed(error.into()),
+                None => StreamError::Closed,
+            }),
+        }
+    }
+}

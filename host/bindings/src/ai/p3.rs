@@ -1,0 +1,114 @@
+//! `workers:ai@0.3.0`: a call is an async function, a streamed output a `stream<u8>`.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use host_inference::{ByteStream, RunOutput};
+use host_runtime::State;
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Accessor, Destination, Linker, StreamProducer, StreamReader, StreamResult};
+
+use super::{Call, admit, attachment};
+use crate::{Bindings, Store};
+
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        inline: "package host:bindings; world ai { import workers:ai/inference@0.3.0; }",
+        imports: { "workers:ai/inference.run": store | async | trappable, default: trappable },
+    });
+}
+
+use generated::workers::ai::inference as wit;
+
+pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()> {
+    wit::add_to_linker::<_, Store>(linker, |state| state)
+}
+
+impl wit::Host for State<Bindings> {}
+
+impl<T: Send> wit::HostWithStore<T> for Store {
+    async fn run(
+        accessor: &Accessor<T, Self>,
+        request: wit::Request,
+    ) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
+        let admitted = accessor.with(|mut access| admit(access.get(), call(request)));
+        let answer = match admitted {
+            Ok(admitted) => admitted.run().await,
+            Err(error) => Err(error),
+        };
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                return Ok(Err(wit::Error {
+                    code: error.code,
+                    status: error.status,
+                    message: error.message,
+                    retry_after: error
+                        .retry_after
+                        .as_ref()
+                        .map(Duration::as_secs)
+                        .map(|s| s.min(u32::MAX.into()) as u32),
+                }));
+            }
+        };
+        let output = match response.output {
+            RunOutput::Json(value) => wit::Output::Json(value.to_string()),
+            RunOutput::Stream { content_type, body } => {
+                let body = accessor.with(|access| StreamReader::new(access, OutputBody { body }))?;
+                wit::Output::Stream(wit::EventStream { content_type, body })
+            }
+        };
+        Ok(Ok(wit::Response { request_id: response.request_id, output }))
+    }
+}
+
+fn call(request: wit::Request) -> Call {
+    let attachments = request.attachments.into_iter().map(|a| attachment(a.property, a.content_type, a.data));
+    Call {
+        binding: request.binding,
+        model: request.model,
+        inputs: request.inputs,
+        attachments: attachments.collect(),
+        options: request.options,
+    }
+}
+
+/// A streamed output as a guest, or a response, reads it.
+struct OutputBody {
+    body: ByteStream,
+}
+
+impl<D> StreamProducer<D> for OutputBody {
+    type Item = u8;
+    type Buffer = Bytes;
+
+    fn poll_produce<'a>(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut store: StoreContextMut<'a, D>,
+        mut destination: Destination<'a, u8, Bytes>,
+        finish: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        if destination.remaining(&mut store) == Some(0) {
+            // Whether a byte is there cannot be known without reading it; the next read will say.
+            return Poll::Ready(Ok(StreamResult::Completed));
+        }
+        loop {
+            match self.body.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
+                Poll::Ready(Some(Ok(bytes))) => {
+                    destination.set_buffer(bytes);
+                    return Poll::Ready(Ok(StreamResult::Completed));
+                }
+                // Event streams carry their errors in band; a body of bytes ends short of its announced length.
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Ok(StreamResult::Dropped)),
+                Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What one worker's binding file gives it.
+
+use std::collections::BTreeMap;
+
+use host_config::{AiGrant, Binding, Missing, Secret};
+use host_inference::AiError;
+
+use crate::outbound::{Policy, PolicyError};
+
+/// What a worker may use, decoded from its binding file.
+pub struct Grants {
+    worker: host_config::Worker,
+    env: BTreeMap<String, EnvValue>,
+    outbound: Policy,
+}
+
+/// One entry of `env` that this host serves.
+pub(crate) enum EnvValue {
+    Text(String),
+    /// The JSON text of a variable that is not a string.
+    Json(String),
+    Secret(Secret),
+    Ai(AiGrant),
+}
+
+/// A worker's grants that cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrantError {
+    /// A rule of `[outbound]` that means nothing.
+    #[error("worker {worker}: {source}")]
+    Outbound {
+        /// The worker's name.
+        worker: String,
+        /// The rule and its fault.
+        source: PolicyError,
+    },
+}
+
+/// An import of a component that its binding file does not grant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the component imports {import}, {reason}")]
+pub struct MissingGrant {
+    /// The interface, with its version.
+    pub import: String,
+    /// Why it is not there, and the binding-file lines that would grant it where some would.
+    pub reason: String,
+}
+
+impl Grants {
+    /// Reads a worker's grants.
+    pub fn new(worker: &host_config::Worker) -> Result<Self, GrantError> {
+        let env = worker.bindings.iter().filter_map(|(name, binding)| {
+            let value = match binding {
+                Binding::Text(text) => EnvValue::Text(text.clone()),
+                Binding::Json(json) => EnvValue::Json(json.to_string()),
+                Binding::Secret(secret) => EnvValue::Secret(secret.clone()),
+                Binding::Ai(grant) => EnvValue::Ai(grant.clone()),
+                _ => return None,
+            };
+            Some((name.clone(), value))
+        });
+        let outbound = Policy::new(worker.outbound.enabled, &worker.outbound.allow_private)
+            .map_err(|source| GrantError::Outbound { worker: worker.name.to_string(), source })?;
+        Ok(Self { worker: worker.clone(), env: env.collect(), outbound })
+    }
+
+    pub(crate) fn worker(&self) -> &str {
+        self.worker.name.as_str()
+    }
+
+    pub(crate) fn env(&self) -> &BTreeMap<String, EnvValue> {
+        &self.env
+    }
+
+    pub(crate) fn outbound(&self) -> &Policy {
+        &self.outbound
+    }
+
+    /// Whether `binding` is an AI binding that grants `model`.
+    pub(crate) fn check_ai(&self, binding: &str, model: &str) -> Result<(), AiError> {
+        match self.env.get(binding) {
+            Some(EnvValue::Ai(grant)) if grant.allows(model) => Ok(()),
+            Some(EnvValue::Ai(_)) => Err(AiError::not_allowed(self.explain_missing(Missing::Model, model))),
+            _ => Err(AiError::not_allowed(self.explain_missing(Missing::Ai, binding))),
+        }
+    }
+
+    /// Every import that this worker was not granted, or that no worker is.
+    pub fn check_imports(&self, imports: &[String]) -> Vec<MissingGrant> {
+        imports
+            .iter()
+            .filter_map(|import| {
+                let package = import.split('/').next().unwrap_or_default();
+                let reason = match package {
+                    "workers:env" | "wasi:http" | "wasi:cli" | "wasi:clocks" | "wasi:io" | "wasi:random"
+                    | "wasi:filesystem" | "wasi:sockets" => return None,
+                    "workers:ai" if self.env.values().any(|value| matches!(value, EnvValue::Ai(_))) => return None,
+                    "workers:ai" => {
+                        format!("which is not granted; add\n{}", self.worker.explain_missing(Missing::Ai, "AI"))
+                    }
+                    _ => "which this host does not offer".to_owned(),
+                };
+                Some(MissingGrant { import: import.clone(), reason })
+            })
+            .collect()
+    }
+
+    /// For a worker's author: `name` is not granted, and what to add.
+    pub(crate) fn explain_missing(&self, missing: Missing, name: &str) -> String {
+        let what = match missing {
+            Missing::Ai => "no AI binding",
+            Missing::Model => "no right to run the model",
+            Missing::Secret => "no secret",
+            _ => "no variable",
+        };
+        let name: String = name.chars().filter(|c| !c.is_control()).take(200).collect();
+        format!("worker {} has {what} {name:?}; add\n{}", self.worker(), self.worker.explain_missing(missing, &name))
+    }
+}

@@ -1,0 +1,185 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Serves WebAssembly components as HTTP workers, with inference on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "host", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,access=debug`.
+    #[arg(long, global = true, env = "HOST_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  host serve                          serve the binding file of this folder
+  host serve -c a.toml -c b.toml      serve the workers of two files
+  host check --env staging            say what is wrong with a binding file
+  host models pull bge-small-en-v1.5  fetch a model
+  host completions bash > host.bash   shell completions";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the workers of a binding file.
+    #[command(after_help = "\
+Examples:
+  host serve
+  host serve --port 9000 --var GREETING=hello
+  host serve -c examples/chat/wrangler.toml --env staging
+A worker answers at http://NAME.localhost:PORT/ and on its routes; a sole worker answers everything.")]
+    Serve(ServeArgs),
+
+    /// Check binding files and their components without serving them.
+    #[command(after_help = "\
+Examples:
+  host check
+  host check -c wrangler.jsonc --json
+Exits 0 when all is well and 64 when something is wrong, after listing every fault with its place.")]
+    Check(CheckArgs),
+
+    /// Manage the models on this machine.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which binding files to read, and how.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ProjectArgs {
+    /// A binding file; several are served together. [default: wrangler-like.toml, wrangler.toml, wrangler.jsonc or wrangler.json of this folder]
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub(crate) config: Vec<PathBuf>,
+
+    /// The environment: the tables under `[env.NAME]`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+
+    /// A variable for every worker; may be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) var: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) project: ProjectArgs,
+
+    /// The port to listen on; 0 takes a free one. [default: dev.port, else 8787]
+    #[arg(short, long)]
+    pub(crate) port: Option<u16>,
+
+    /// The address to listen on: an IP address, `localhost`, or `*` for all. [default: dev.ip, else localhost]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<String>,
+
+    /// Seconds that requests under way may take after a signal to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) grace: u64,
+
+    /// Load the models that the workers' aliases name before serving.
+    #[arg(long)]
+    pub(crate) warm: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) project: ProjectArgs,
+
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the models that this machine has or can fetch.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch models: by a name of the catalogue, or from a hub repository.
+    #[command(after_help = "\
+Examples:
+  host models pull smollm2-135m-instruct
+  host models pull hf:OWNER/REPOSITORY/FILE.gguf --as my-model")]
+    Pull {
+        /// Names of the catalogue (`host models list`), or one `hf:OWNER/REPOSITORY[@REVISION][/FILE]`.
+        #[arg(required = true, value_name = "MODEL")]
+        models: Vec<String>,
+        /// The name to give a model of a hub repository.
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Put weights of your own into the store.
+    #[command(after_help = "\
+Examples:
+  host models import my-model ./my-model.Q4_0.gguf
+  host models import my-encoder ./my-encoder --task text-embeddings")]
+    Import {
+        /// The name that workers will use.
+        name: String,
+        /// A GGUF file, or a folder with config.json, tokenizer.json and model.safetensors.
+        path: PathBuf,
+        /// What it does; found from its files when absent.
+        #[arg(long)]
+        task: Option<String>,
+    },
+    /// Compare the files of installed models with their sums.
+    Verify {
+        /// Names; all when absent.
+        #[arg(value_name = "MODEL")]
+        models: Vec<String>,
+    },
+    /// Remove models from this machine.
+    Remove {
+        /// Names.
+        #[arg(required = true, value_name = "MODEL")]
+        models: Vec<String>,
+    },
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
+}
+
+/// Which addresses a name to listen on stands for.
+pub(crate) fn listen_addresses(name: &str) -> Result<Vec<IpAddr>, String> {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    match name {
+        "localhost" => Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+        "*" => Ok(vec![Ipv4Addr::UNSPECIFIED.into()]),
+        _ => match name.trim_matches(['[', ']']).parse() {
+            Ok(address) => Ok(vec![address]),
+            Err(_) => Err(format!("cannot listen on {name:?}: neither an IP address nor `localhost` nor `*`")),
+        },
+    }
+}

@@ -1,0 +1,113 @@
+//! `host serve`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use host_inference::engine::Engine;
+use host_server::{Router, Served, Server, ServerConfig};
+
+use crate::args::{ServeArgs, listen_addresses};
+use crate::exit::{Done, Failed};
+use crate::prepare::Prepared;
+use crate::{prepare, table};
+
+/// Serves until a signal to stop, then drains.
+pub(crate) fn run(args: ServeArgs) -> Done {
+    let prepared = prepare::prepare(prepare::project(&args.project)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(prepared, &args))
+}
+
+async fn serve(prepared: Prepared, args: &ServeArgs) -> Done {
+    let Prepared { project, engine, workers } = prepared;
+    let ip = args.ip.as_deref().unwrap_or(&project.dev.ip);
+    let port = args.port.unwrap_or(project.dev.port);
+    let addresses = listen_addresses(ip).map_err(|error| Failed::usage(anyhow!(error)))?;
+    let routes = project.workers.iter().map(|worker| worker.routes.clone());
+    let served = workers.into_iter().zip(routes).map(|(worker, routes)| Served { worker, routes }).collect();
+    let server = bind(&addresses, port, Router::new(served))?;
+
+    if args.warm {
+        warm(&engine, project.ai.aliases.values()).await;
+    }
+    print!("{}", table::bindings(&project));
+    announce(&server, ip, project.workers.iter().map(|worker| worker.name.as_str()));
+
+    let cut_off = server.run(stop_signal(), Duration::from_secs(args.grace)).await;
+    engine.shutdown().await;
+    if cut_off > 0 {
+        tracing::warn!("{cut_off} connections did not end within {} s and were cut off", args.grace);
+    }
+    Ok(())
+}
+
+/// Listens on every address that this machine has: `localhost` is two, and a container may have only one of them.
+fn bind(addresses: &[IpAddr], port: u16, router: Router) -> Result<Server, Failed> {
+    let usable: Vec<SocketAddr> = addresses
+        .iter()
+        .filter(|address| addresses.len() == 1 || std::net::TcpListener::bind((**address, 0)).is_ok())
+        .map(|address| SocketAddr::new(*address, port))
+        .collect();
+    Server::bind(&usable, router, ServerConfig::default()).map_err(|error| {
+        let next = port.saturating_add(1);
+        Failed::from(anyhow!("{error}; choose another port with --port {next}, or stop what listens there"))
+    })
+}
+
+async fn warm(engine: &Engine, models: impl Iterator<Item = &String>) {
+    for model in models {
+        if let Err(error) = engine.warm(model).await {
+            tracing::warn!("cannot load {model}: {error}");
+        }
+    }
+}
+
+fn announce<'a>(server: &Server, ip: &str, names: impl ExactSizeIterator<Item = &'a str>) {
+    let addresses = server.addresses();
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let host = match addresses.first() {
+        Some(address) if ip != "localhost" => address.to_string(),
+        _ => format!("localhost:{port}"),
+    };
+    println!();
+    if names.len() == 1 {
+        println!("  curl http://{host}/");
+    } else {
+        for name in names {
+            println!("  curl http://{name}.localhost:{port}/");
+        }
+    }
+    println!("\nReady on http://{host}");
+}
+
+/// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.
+async fn stop_signal() {
+    wait_for_signal().await;
+    tracing::info!("stopping; requests under way may end (a second signal stops at once)");
+    tokio::spawn(async {
+        wait_for_signal().await;
+        std::process::exit(130);
+    });
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,166 @@
+//! Bodies on their way in and out, with their limits.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures::FutureExt as _;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+use wasmtime_wasi_http::{Error as HttpError, WasiBody};
+
+use crate::Failure;
+use crate::control::RequestContext;
+
+/// Longest time between two pieces of a request's body.
+const REQUEST_IDLE: Duration = Duration::from_secs(60);
+
+/// A request's body as the guest reads it: never more than the limit, never slower than the idle timeout.
+pub(crate) struct RequestBody<B> {
+    inner: B,
+    left: u64,
+    limit: u64,
+    idle: Pin<Box<Sleep>>,
+    context: Arc<RequestContext>,
+}
+
+impl<B> RequestBody<B> {
+    pub(crate) fn new(inner: B, limit: u64, context: Arc<RequestContext>) -> Self {
+        Self { inner, left: limit, limit, idle: Box::pin(tokio::time::sleep(REQUEST_IDLE)), context }
+    }
+
+    fn fail(&self, failure: Failure, error: HttpError) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        self.context.fail(failure);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                if bytes > self.left {
+                    let limit = self.limit;
+                    let failure = Failure::RequestTooLarge { limit };
+                    return self.fail(failure, HttpError::HttpRequestBodySize(Some(limit)));
+                }
+                self.left -= bytes;
+                self.idle.as_mut().reset(Instant::now() + REQUEST_IDLE);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            // The peer broke off or sent nonsense; its details are of no use to the guest.
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(HttpError::ConnectionTerminated))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => match self.idle.poll_unpin(cx) {
+                Poll::Ready(()) => self.fail(Failure::RequestStalled, HttpError::ConnectionReadTimeout),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Why a response's body broke off.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// A limit was hit or the host is stopping.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The guest ended without finishing its answer.
+    #[error("the worker broke off its answer")]
+    BrokenOff,
+}
+
+/// A worker's answer. It holds the request's permit: dropping it before its end ends the request and what it started.
+pub struct ResponseBody {
+    inner: WasiBody,
+    left: u64,
+    limit: u64,
+    /// What is still to come by the body's own account.
+    announced: Option<u64>,
+    /// The answer to HEAD has a body that nobody reads.
+    unread: bool,
+    context: Arc<RequestContext>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(
+        inner: WasiBody,
+        limit: u64,
+        unread: bool,
+        context: Arc<RequestContext>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let announced = inner.size_hint().exact();
+        if inner.is_end_stream() {
+            context.finish();
+        }
+        Self { inner, left: limit, limit, announced, unread, context, _permit: permit }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        Poll::Ready(match std::task::ready!(polled) {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if bytes > self.left {
+                    let failure = Failure::ResponseTooLarge { limit: self.limit };
+                    self.context.fail(failure.clone());
+                    return Poll::Ready(Some(Err(failure.into())));
+                }
+                self.left -= bytes;
+                self.announced = self.announced.map(|announced| announced.saturating_sub(bytes));
+                Some(Ok(frame))
+            }
+            Some(Err(_)) => Some(Err(self.context.failure().map_or(BodyError::BrokenOff, BodyError::Failed))),
+            None => {
+                self.context.finish();
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A server stops reading once it has as much as was announced.
+        if self.unread || self.announced == Some(0) || self.inner.is_end_stream() {
+            self.context.finish();
+        } else if !self.context.is_finished() {
+            self.context.fail(Failure::ClientGone);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What one store holds, and the seam through which bindings enter.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+use crate::Limits;
+use crate::control::{RequestContext, Slot};
+use crate::guest_log::{Channel, GuestLog};
+use crate::limits::MemoryMeter;
+
+/// Handles a guest may hold at once (requests, bodies, streams, fields, …).
+const RESOURCES: usize = 10_000;
+
+/// A response to an outbound request, and the work that goes on while its body is read.
+pub type OutboundResult =
+    Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), HttpError>> + Send>), HttpError>;
+
+/// What a worker can import and call beyond WASI. One value per worker, cloned into each of its stores.
+pub trait Extension: Clone + Send + Sync + 'static {
+    /// Adds every import that some worker may be granted. Called once per runtime. What a given worker may use is
+    /// checked by the extension when the worker is made and again when it calls.
+    fn link(linker: &mut Linker<State<Self>>) -> wasmtime::Result<()>;
+
+    /// Sends an outbound HTTP request. Sub-requests have been counted already.
+    fn send(
+        &self,
+        context: Option<Arc<RequestContext>>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+    ) -> BoxFuture<'static, OutboundResult>;
+}
+
+/// The data of one store: one instance of one worker.
+pub struct State<X: Extension> {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks<X>,
+    pub(crate) memory: MemoryMeter,
+}
+
+struct Hooks<X> {
+    extension: X,
+    slot: Arc<Slot>,
+    subrequests: u32,
+}
+
+impl<X: Extension> State<X> {
+    pub(crate) fn new(worker: &Arc<str>, limits: &Limits, slot: Arc<Slot>, extension: X) -> Self {
+        let mut wasi = WasiCtxBuilder::new();
+        let log = |channel| GuestLog::new(channel, worker.clone(), slot.clone(), limits.log_bytes);
+        wasi.stdout(log(Channel::Stdout)).stderr(log(Channel::Stderr));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES);
+        Self {
+            table,
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            memory: MemoryMeter::new(limits.memory_bytes, slot.clone()),
+            hooks: Hooks { extension, slot, subrequests: limits.subrequests },
+        }
+    }
+
+    /// What the worker was granted.
+    pub fn extension(&self) -> &X {
+        &self.hooks.extension
+    }
+
+    /// The handles of this instance.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    /// The request that the instance works on. None while it is being started.
+    pub fn request(&self) -> Option<Arc<RequestContext>> {
+        self.hooks.slot.get()
+    }
+
+    /// Counts one call of a binding as a sub-request and says whether the request may make it.
+    pub fn charge_subrequest(&self) -> bool {
+        self.hooks.charge()
+    }
+}
+
+impl<X> Hooks<X> {
+    fn charge(&self) -> bool {
+        let Some(request) = self.slot.get() else { return false };
+        let granted = request.charge_subrequest(self.subrequests);
+        if !granted {
+            tracing::warn!(
+                worker = request.worker(),
+                request = request.id(),
+                "limit of {} sub-requests reached (limits.subrequests)",
+                self.subrequests
+            );
+        }
+        granted
+    }
+}
+
+impl<X: Extension> WasiHttpHooks for Hooks<X> {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Box<dyn Future<Output = OutboundResult> + Send> {
+        if !self.charge() {
+            return Box::new(async { Err(HttpError::ConnectionLimitReached) });
+        }
+        let send: Pin<Box<dyn Future<Output = OutboundResult> + Send>> =
+            self.extension.send(self.slot.get(), request, options);
+        Box::new(send)
+    }
+}
+
+impl<X: Extension> WasiView for State<X> {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl<X: Extension> WasiHttpView for State<X> {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}

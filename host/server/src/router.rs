@@ -1,0 +1,85 @@
+//! Which worker a request is for.
+
+use std::collections::HashMap;
+
+use host_bindings::Bindings;
+use host_config::Route;
+use host_runtime::Worker;
+
+/// A worker and where it answers.
+pub struct Served {
+    /// The worker.
+    pub worker: Worker<Bindings>,
+    /// Its routes beside `NAME.localhost`.
+    pub routes: Vec<Route>,
+}
+
+/// Maps hosts and paths to workers. Every worker answers at `NAME.localhost`; a sole worker answers everything.
+pub struct Router {
+    workers: Vec<Worker<Bindings>>,
+    by_name: HashMap<String, usize>,
+    /// Most specific first.
+    routes: Vec<(Route, usize)>,
+}
+
+impl Router {
+    /// A router over `served`, whose names differ.
+    pub fn new(served: Vec<Served>) -> Self {
+        let mut router = Self { workers: Vec::new(), by_name: HashMap::new(), routes: Vec::new() };
+        for (index, Served { worker, routes }) in served.into_iter().enumerate() {
+            router.by_name.insert(worker.name().to_owned(), index);
+            router.workers.push(worker);
+            router.routes.extend(routes.into_iter().map(|route| (route, index)));
+        }
+        router.routes.sort_by(|(a, _), (b, _)| b.specificity().cmp(&a.specificity()));
+        router
+    }
+
+    /// The worker for a host (with or without a port) and a path.
+    pub fn find(&self, host: &str, path: &str) -> Option<&Worker<Bindings>> {
+        if let [sole] = self.workers.as_slice() {
+            return Some(sole);
+        }
+        let host = without_port(host);
+        let name = host.len().checked_sub(".localhost".len()).and_then(|at| {
+            let (name, rest) = host.split_at_checked(at)?;
+            rest.eq_ignore_ascii_case(".localhost").then(|| name.to_ascii_lowercase())
+        });
+        if let Some(index) = name.and_then(|name| self.by_name.get(&name)) {
+            return self.workers.get(*index);
+        }
+        let (_, index) = self.routes.iter().find(|(route, _)| route.matches(host, path))?;
+        self.workers.get(*index)
+    }
+
+    /// Every worker.
+    pub fn workers(&self) -> &[Worker<Bindings>] {
+        &self.workers
+    }
+}
+
+/// `example.com:80` and `[::1]:80` without the port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_port;
+
+    #[test]
+    fn ports_are_cut_off_and_addresses_kept_whole() {
+        assert_eq!(without_port("a.localhost:8787"), "a.localhost");
+        assert_eq!(without_port("a.localhost"), "a.localhost");
+        assert_eq!(without_port("[::1]:8787"), "[::1]");
+        assert_eq!(without_port("[::1]"), "[::1]");
+        assert_eq!(without_port("a:b"), "a:b");
+    }
+}

@@ -1,0 +1,147 @@
+//! `env.AI` over the mock backend: streams, cancellation, grants and crowds.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{FLAVOURS, Host, PATIENCE, guest};
+
+/// A worker with an AI binding and a scripted model `scripted`.
+fn scripted(flavour: &str, script: &str) -> Host {
+    Host::worker(
+        &guest("ai", flavour),
+        &format!(
+            "[ai]\nbinding = \"AI\"\n[[ai.models]]\nname = \"scripted\"\ntask = \"text-generation\"\nbackend = \"mock\"\n\
+             [ai.models.mock]\n{script}\n"
+        ),
+    )
+}
+
+fn call(prompt: &str) -> serde_json::Value {
+    json!({ "model": "scripted", "inputs": { "prompt": prompt } })
+}
+
+#[test]
+fn the_first_piece_of_a_stream_leaves_before_the_last_is_made() {
+    for flavour in FLAVOURS {
+        let host = scripted(flavour, "reply = \"one two three four five\"\ndelay_ms = 200");
+        let body = call("x").to_string();
+        let mut head = host.send("POST", "/stream", &[], body.as_bytes()).head();
+        assert_eq!(head.status, 200, "{flavour}");
+        assert_eq!(head.header("content-type"), Some("text/event-stream"), "{flavour}");
+        let start = Instant::now();
+        let mut text = String::new();
+        let mut first = None;
+        while let Some(piece) = head.piece().unwrap() {
+            text.push_str(&String::from_utf8(piece).unwrap());
+            first.get_or_insert(start.elapsed());
+        }
+        let (first, last) = (first.unwrap(), start.elapsed());
+        assert!(last - first >= Duration::from_millis(600), "{flavour}: first after {first:?}, last after {last:?}");
+        assert!(text.starts_with("data: {") && text.ends_with("data: [DONE]\n\n"), "{flavour}: {text}");
+    }
+}
+
+#[test]
+fn whole_streamed_and_read_answers_are_the_same() {
+    for flavour in FLAVOURS {
+        let host = scripted(flavour, "reply = \"you said {prompt} twice\"");
+        let whole = host.post("/run", &call("héllo 🙂")).json();
+        let read = host.post("/events", &call("héllo 🙂")).json();
+        assert_eq!(whole["response"], json!("you said héllo 🙂 twice"), "{flavour}");
+        assert_eq!(read["text"], whole["response"], "{flavour}");
+        assert_eq!(read["usage"], whole["usage"], "{flavour}");
+    }
+}
+
+#[test]
+fn parallel_calls_run_in_parallel() {
+    for flavour in FLAVOURS {
+        let host = scripted(flavour, "reply = \"a b c d\"\ndelay_ms = 250");
+        let start = Instant::now();
+        let outputs = host.post("/parallel?n=8", &call("x")).json();
+        assert_eq!(outputs["outputs"].as_array().map(Vec::len), Some(8), "{flavour}: {outputs}");
+        assert!(start.elapsed() < Duration::from_secs(7), "{flavour}: one after the other would take 8 s");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_cancels_the_generation() {
+    for flavour in FLAVOURS {
+        let host = scripted(flavour, "reply = \"word\"\ntokens = 100000\ndelay_ms = 20");
+        let body = call("x").to_string();
+        let mut head = host.send("POST", "/stream", &[], body.as_bytes()).head();
+        assert!(head.piece().unwrap().is_some());
+        host.wait_for_log("generation started");
+        assert!(!host.log().contains("generation ended"), "{flavour}");
+        drop(head);
+        host.wait_for_log("generation ended");
+    }
+}
+
+#[test]
+fn a_dropped_call_cancels_the_generation() {
+    for flavour in FLAVOURS {
+        let host = scripted(flavour, "reply = \"word\"\ntokens = 100000\ndelay_ms = 20");
+        assert_eq!(host.post("/cancel?ms=200", &call("x")).text(), "cancelled", "{flavour}");
+        host.wait_for_log("generation ended");
+        assert_eq!(host.post("/first", &call("x")).status, 200, "{flavour}");
+    }
+}
+
+#[test]
+fn two_hundred_streams_at_once_lose_nothing() {
+    const STREAMS: usize = 200;
+    const TOKENS: usize = 50;
+    for flavour in FLAVOURS {
+        let host = scripted(flavour, &format!("reply = \"word\"\ntokens = {TOKENS}\ndelay_ms = 5"));
+        let body = call("x").to_string();
+        let whole = std::thread::scope(|scope| {
+            let streams: Vec<_> = (0..STREAMS)
+                .map(|_| scope.spawn(|| host.send("POST", "/stream", &[], body.as_bytes()).read()))
+                .collect();
+            streams.into_iter().map(|stream| stream.join().unwrap()).collect::<Vec<_>>()
+        });
+        for reply in whole {
+            assert_eq!(reply.status, 200, "{flavour}: {}", reply.text());
+            assert!(reply.complete && reply.text().ends_with("data: [DONE]\n\n"), "{flavour}: {}", reply.text());
+            assert_eq!(reply.text().matches("word").count(), TOKENS, "{flavour}");
+        }
+        let start = Instant::now();
+        while host.log().matches("generation ended").count() < STREAMS {
+            assert!(start.elapsed() < PATIENCE, "{flavour}: generations are left");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn a_narrowed_grant_refuses_other_models() {
+    for flavour in FLAVOURS {
+        let host = Host::worker(
+            &guest("ai", flavour),
+            "[ai]\nbinding = \"AI\"\nmodels = [\"allowed\"]\n\
+             [[ai.models]]\nname = \"allowed\"\ntask = \"text-generation\"\nbackend = \"mock\"\n\
+             [[ai.models]]\nname = \"other\"\ntask = \"text-generation\"\nbackend = \"mock\"\n",
+        );
+        let call = |model: &str| host.post("/run", &json!({ "model": model, "inputs": { "prompt": "hi" } }));
+        assert_eq!(call("allowed").json()["response"], json!("hi"), "{flavour}");
+        let refused = call("other");
+        assert_eq!(refused.status, 403, "{flavour}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["code"], json!(5018), "{flavour}");
+    }
+}
+
+#[test]
+fn a_failing_model_fails_in_band_once_a_stream_has_begun() {
+    for flavour in FLAVOURS {
+        let host =
+            scripted(flavour, "reply = \"a b c d\"\nfail = { code = 3043, message = \"on purpose\", after = 2 }");
+        let text = host.post("/stream", &call("x")).text();
+        assert!(text.contains("\"error\"") && text.contains("3043"), "{flavour}: {text}");
+        assert!(!text.contains("[DONE]"), "{flavour}: {text}");
+        let whole = host.post("/run", &call("x"));
+        assert_eq!(whole.json()["error"]["code"], json!(3043), "{flavour}: {}", whole.text());
+        assert_eq!(scripted(flavour, "reply = \"fine\"").post("/run", &call("x")).status, 200, "{flavour}");
+    }
+}

@@ -1,0 +1,107 @@
+//! The `host` program: exit codes, messages and what is refused before a port is taken.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::harness::{command, guest};
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command().current_dir(folder).args(arguments).output().unwrap()
+}
+
+fn refused(config: &str, arguments: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("wrangler.toml"), config).unwrap();
+    std::fs::write(folder.path().join("text.wasm"), "not wasm").unwrap();
+    std::fs::write(folder.path().join("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    std::fs::write(folder.path().join("broken.wasm"), b"\0asm\x0d\0\x01\0\x07\xff\xff").unwrap();
+    std::fs::write(folder.path().join("empty.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+    let output = run(folder.path(), arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{message}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("Ready"), "nothing is served");
+    message
+}
+
+#[test]
+fn a_broken_file_lists_every_fault_with_its_place() {
+    let config = "nmae = \"x\"\nmain = 3\n[limits]\ncpu_ms = \"fast\"\n";
+    for arguments in [&["serve", "--port", "0"][..], &["check"][..]] {
+        let message = refused(config, arguments);
+        for part in ["wrangler.toml:1:", "wrangler.toml:2:", "wrangler.toml:4:", "name"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_worker_is_refused_with_the_reason() {
+    let with = |main: &str| format!("name = \"w\"\nmain = \"{main}\"\n");
+    for (file, reason) in [
+        ("text.wasm", "not a WebAssembly file"),
+        ("module.wasm", "core WebAssembly module"),
+        ("broken.wasm", "not a valid component"),
+        ("empty.wasm", "exports nothing"),
+    ] {
+        let message = refused(&with(file), &["serve", "--port", "0"]);
+        assert!(message.contains(reason) && message.contains(file), "{file}: {message}");
+    }
+}
+
+#[test]
+fn an_import_that_is_not_granted_is_refused_with_the_lines_to_add() {
+    for flavour in crate::harness::FLAVOURS {
+        let config = format!("name = \"w\"\nmain = {:?}\n", guest("ai", flavour).display().to_string());
+        let message = refused(&config, &["serve", "--port", "0"]);
+        for part in ["workers:ai/inference@0.", "[ai]", "binding = \"AI\""] {
+            assert!(message.contains(part), "{flavour} {part}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_taken_port_is_said() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("name = \"w\"\nmain = {:?}\n", guest("hello", "p2").display().to_string());
+    std::fs::write(folder.path().join("wrangler.toml"), config).unwrap();
+    let output = run(folder.path(), &["serve", "--ip", "127.0.0.1", "--port", &port]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains(&port) && message.contains("--port"), "{message}");
+}
+
+#[test]
+fn check_shows_the_bindings_and_hides_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        format!("name = \"w\"\nmain = {:?}\nvars = {{ A = \"shown\" }}\n", guest("env", "p2").display().to_string());
+    std::fs::write(folder.path().join("wrangler.toml"), config).unwrap();
+    std::fs::write(folder.path().join(".dev.vars"), "TOKEN=hunter2\n").unwrap();
+    for arguments in [&["check"][..], &["check", "--json"][..]] {
+        let output = run(folder.path(), arguments);
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(0), "{out}{err}");
+        assert!(out.contains("shown") && out.contains("TOKEN"), "{out}");
+        assert!(!out.contains("hunter2") && !err.contains("hunter2"), "{out}{err}");
+    }
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(folder.path(), &["completions", shell]);
+        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("models"), "{shell}");
+    }
+}
+
+#[test]
+fn help_has_examples() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["--help"][..], &["serve", "--help"], &["check", "--help"], &["models", "pull", "--help"]] {
+        let output = run(folder.path(), arguments);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"), "{arguments:?}");
+    }
+}

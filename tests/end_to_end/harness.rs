@@ -1,0 +1,325 @@
+//! A real `host` process on a port of the system's choosing, with a folder of its own, and a client for it.
+//!
+//! The client speaks HTTP/1.1 over a plain socket, so that a test can see when each piece of a body arrives, send what no
+//! library would send, and leave in the middle of an answer.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a loaded machine: a test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The two component flavours that every case runs in.
+pub const FLAVOURS: [&str; 2] = ["p2", "p3"];
+
+/// A fixture of `tests/guests`, built by `cargo xtask guests`.
+pub fn guest(name: &str, flavour: &str) -> PathBuf {
+    component(&format!("guest-{name}-{flavour}.wasm"))
+}
+
+/// A component among the built ones.
+pub fn component(file: &str) -> PathBuf {
+    let folder = std::env::var_os("HOST_GUESTS_DIR").map(PathBuf::from).unwrap_or_else(|| {
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).unwrap_or_else(|| workspace().join("target"));
+        target.join("wasm32-wasip2/release")
+    });
+    let path = folder.join(file);
+    assert!(path.is_file(), "{} is missing; build it with `cargo xtask guests`", path.display());
+    path
+}
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace is there")
+}
+
+/// A running host. Dropping it kills the process.
+pub struct Host {
+    child: Child,
+    pub port: u16,
+    log: Arc<Mutex<String>>,
+    _folder: tempfile::TempDir,
+}
+
+/// The `host` program with a clean environment.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
+    command.env_remove("HOST_LOG").env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+impl Host {
+    /// Serves a binding file given as text.
+    pub fn serve(config: &str) -> Host {
+        Host::start(config, &[])
+    }
+
+    /// Serves a binding file with more arguments, and other files beside it as `(name, text)` in `--file NAME=TEXT` form.
+    pub fn start(config: &str, arguments: &[&str]) -> Host {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("wrangler.toml"), config).expect("the binding file");
+        let mut child = command()
+            .current_dir(folder.path())
+            .args(["serve", "--port", "0", "--ip", "127.0.0.1", "--log", "debug,wasmtime=info,cranelift=info"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the host starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
+        let stderr = BufReader::new(child.stderr.take().expect("stderr"));
+        let lines = log.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut log = lines.lock().expect("the log");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = stdout.read_line(&mut line).expect("a line");
+            if read == 0 {
+                let _ = child.wait();
+                panic!("the host ended before it was ready:\n{}", log.lock().expect("the log"));
+            }
+            if let Some(url) = line.trim().strip_prefix("Ready on http://") {
+                let port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+                return Host { child, port, log, _folder: folder };
+            }
+        }
+    }
+
+    /// One worker with a component and more lines for its table.
+    pub fn worker(component: &Path, lines: &str) -> Host {
+        Host::serve(&format!("name = \"w\"\nmain = {:?}\n{lines}\n", component.display().to_string()))
+    }
+
+    /// What the host has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            assert!(start.elapsed() < PATIENCE, "the log never had {text:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the host has logged the end of a request's instance, so that nothing of it runs any more.
+    pub fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], b"").read()
+    }
+
+    /// A POST of JSON.
+    pub fn post(&self, path: &str, body: &serde_json::Value) -> Reply {
+        self.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes()).read()
+    }
+
+    /// Sends a request to the worker `w`.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
+        self.send_to("w.localhost", method, path, headers, body)
+    }
+
+    /// Sends a request to a host.
+    pub fn send_to(&self, host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}:{}\r\nconnection: close\r\n", self.port);
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() {
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        let mut stream = self.connect();
+        stream.write_all(head.as_bytes()).expect("the head is sent");
+        // The host may answer and close before it has read a body that it does not want.
+        let _ = stream.write_all(body);
+        Exchange { stream: BufReader::new(stream) }
+    }
+
+    /// A bare connection.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the process is ours") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the host did not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the host's log\n{}", self.log());
+        }
+    }
+}
+
+/// A request that has been sent.
+pub struct Exchange {
+    stream: BufReader<TcpStream>,
+}
+
+/// The head of an answer, with its body still to come.
+pub struct Head {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    body: Framing,
+    stream: BufReader<TcpStream>,
+}
+
+enum Framing {
+    Chunked,
+    Length(usize),
+    UntilClose,
+    Done,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Whether the body ended as it should.
+    pub complete: bool,
+}
+
+impl Exchange {
+    /// Waits for the head of the answer.
+    pub fn head(mut self) -> Head {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("a status line");
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("not a status line: {line:?}"));
+        let mut headers = Vec::new();
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).expect("a header");
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let find = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let body = match (find("transfer-encoding"), find("content-length")) {
+            _ if status == 204 || status == 304 => Framing::Done,
+            (Some("chunked"), _) => Framing::Chunked,
+            (_, Some(length)) => Framing::Length(length.parse().expect("a length")),
+            _ => Framing::UntilClose,
+        };
+        Head { status, headers, body, stream: self.stream }
+    }
+
+    /// Waits for the whole answer.
+    pub fn read(self) -> Reply {
+        let mut head = self.head();
+        let mut body = Vec::new();
+        let mut complete = true;
+        loop {
+            match head.piece() {
+                Ok(Some(piece)) => body.extend(piece),
+                Ok(None) => break,
+                Err(_) => {
+                    complete = false;
+                    break;
+                }
+            }
+        }
+        Reply { status: head.status, headers: head.headers, body, complete }
+    }
+}
+
+impl Head {
+    /// The next piece of the body as it arrives; None at its end; an error when it breaks off.
+    pub fn piece(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        match &mut self.body {
+            Framing::Done => Ok(None),
+            Framing::Length(0) => Ok(None),
+            Framing::Length(left) => {
+                let mut piece = vec![0; (*left).min(64 << 10)];
+                let read = self.stream.read(&mut piece)?;
+                if read == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+                *left -= read;
+                piece.truncate(read);
+                Ok(Some(piece))
+            }
+            Framing::UntilClose => {
+                let mut piece = vec![0; 64 << 10];
+                let read = self.stream.read(&mut piece)?;
+                piece.truncate(read);
+                Ok((read > 0).then_some(piece))
+            }
+            Framing::Chunked => {
+                let mut line = String::new();
+                self.stream.read_line(&mut line)?;
+                let size = usize::from_str_radix(line.trim(), 16)
+                    .map_err(|_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?;
+                let mut piece = vec![0; size + 2];
+                self.stream.read_exact(&mut piece)?;
+                piece.truncate(size);
+                if size == 0 {
+                    self.body = Framing::Done;
+                    return Ok(None);
+                }
+                Ok(Some(piece))
+            }
+        }
+    }
+
+    /// One header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Reply {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+    }
+
+    /// One header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}

@@ -1,0 +1,15 @@
+//! The whole path, with real processes: binding file, component, host, client.
+//!
+//! Every case runs in both component flavours. What a guest fixture does is said in the first lines of its source under
+//! `tests/guests/`.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod ai;
+mod bindings;
+mod command_line;
+mod conformance;
+mod examples;
+mod harness;
+mod http;
+mod limits;
