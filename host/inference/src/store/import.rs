@@ -1,0 +1,74 @@
+//! The user's own weights into the store.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::staging::Staging;
+use super::{
+    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_file_name,
+};
+use crate::catalogue::{Artefact, Task};
+
+impl Store {
+    /// Puts a GGUF file, or a folder with `config.json`, `tokenizer.json` and `model.safetensors`, into the store under
+    /// `name`. Files are hard-linked where the file system allows, else copied.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`], [`StoreError::NotAModel`] also when `task` is not what the files do, [`StoreError::Io`].
+    pub fn import(
+        &self,
+        name: &ModelName,
+        path: &Path,
+        task: Option<Task>,
+        progress: &mut dyn Progress,
+    ) -> Result<Installed, StoreError> {
+        let found = inspect(path)?;
+        if let Some(task) = task.filter(|task| *task != found.task) {
+            let why = format!("its files do {}, not {task}", found.task);
+            return Err(StoreError::NotAModel { path: path.to_path_buf(), why });
+        }
+        let staging = Staging::begin(self, name, progress)?;
+        if self.find(name)?.is_some() {
+            return Err(StoreError::Taken(name.to_string()));
+        }
+        progress.start(&format!("importing {name}"), Some(found.bytes));
+        let gathered = gather(&found.files, &staging.model(), progress);
+        progress.finish();
+        let manifest = Manifest {
+            format: FORMAT,
+            name: name.to_string(),
+            task: found.task,
+            origin: Origin::Imported,
+            licence: None,
+            context: None,
+            dimensions: found.dimensions,
+            pooling: None,
+            files: gathered?,
+        };
+        staging.commit(&manifest)?;
+        self.find(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
+    }
+}
+
+fn gather(files: &[PathBuf], folder: &Path, progress: &mut dyn Progress) -> Result<Vec<Artefact>, StoreError> {
+    let mut artefacts = Vec::new();
+    for from in files {
+        // Hub caches hold links to content-addressed files: the name is the link's, the bytes are its target's.
+        let real = fs::canonicalize(from).map_err(StoreError::io("cannot read", from))?;
+        let file = from.file_name().and_then(|name| name.to_str()).filter(|name| plain_file_name(name));
+        let file = file.ok_or_else(|| StoreError::NotAModel {
+            path: from.clone(),
+            why: "its name is not UTF-8 or has characters that file systems give a meaning to; rename it".to_owned(),
+        })?;
+        // The store tells a model's layout by the extension.
+        let file = if files.len() == 1 && !inspect::is_gguf_name(file) { format!("{file}.gguf") } else { file.to_owned() };
+        let to = folder.join(&file);
+        if fs::hard_link(&real, &to).is_err() {
+            fs::copy(&real, &to).map_err(StoreError::io("cannot copy", &real))?;
+        }
+        let (sha256, bytes) =
+            digest::file(&to, &mut |bytes| progress.advance(bytes)).map_err(StoreError::io("cannot read", &to))?;
+        artefacts.push(Artefact { file, sha256, bytes });
+    }
+    Ok(artefacts)
+}

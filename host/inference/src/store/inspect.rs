@@ -1,0 +1,143 @@
+//! What a file or folder of weights is.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{StoreError, check_safetensors};
+use crate::catalogue::Task;
+
+/// `config.json` has a few kilobytes.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+/// How weights are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layout {
+    /// One GGUF file.
+    Gguf(PathBuf),
+    /// A folder with `config.json`, `tokenizer.json` and `model.safetensors`.
+    Safetensors(PathBuf),
+}
+
+/// What [`inspect`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// How the weights are stored.
+    pub layout: Layout,
+    /// What the model does.
+    pub task: Task,
+    /// The size of the files in bytes.
+    pub bytes: u64,
+    /// The length of an encoder's vectors.
+    pub dimensions: Option<usize>,
+    /// The files that make the model.
+    pub files: Vec<PathBuf>,
+}
+
+/// Tells what lies at `path` from names, magic numbers, `config.json` and the weights' header; reads no weights.
+///
+/// # Errors
+/// [`StoreError::NotAModel`] saying what would be one, [`StoreError::Io`].
+pub fn inspect(path: &Path) -> Result<Inspected, StoreError> {
+    let metadata = fs::metadata(path).map_err(StoreError::io("cannot read", path))?;
+    if metadata.is_dir() { folder(path) } else { gguf(path) }
+}
+
+pub(super) fn is_gguf_name(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// The model's `config.json`, bounded.
+pub(crate) fn read_config(folder: &Path) -> Result<Value, StoreError> {
+    let path = folder.join("config.json");
+    let text = read_text(&path, CONFIG_BYTES)?;
+    serde_json::from_slice(&text).map_err(|error| refuse(&path, format!("it is no JSON: {error}")))
+}
+
+/// A whole file of at most `limit` bytes.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let file = File::open(path).map_err(StoreError::io("cannot read", path))?;
+    let mut text = Vec::new();
+    let count = file.take(limit + 1).read_to_end(&mut text).map_err(StoreError::io("cannot read", path))?;
+    if count as u64 > limit {
+        return Err(refuse(path, format!("it has more than {limit} bytes")));
+    }
+    Ok(text)
+}
+
+fn gguf(path: &Path) -> Result<Inspected, StoreError> {
+    let mut magic = [0; 4];
+    let mut file = File::open(path).map_err(StoreError::io("cannot read", path))?;
+    match file.read_exact(&mut magic) {
+        Ok(()) if &magic == b"GGUF" => {}
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            return Err(StoreError::io("cannot read", path)(error));
+        }
+        _ => {
+            let why = "it is no GGUF file; give one, or a folder with config.json, tokenizer.json and model.safetensors";
+            return Err(refuse(path, why.to_owned()));
+        }
+    }
+    let bytes = file.metadata().map_err(StoreError::io("cannot read", path))?.len();
+    Ok(Inspected {
+        layout: Layout::Gguf(path.to_path_buf()),
+        task: Task::TextGeneration,
+        bytes,
+        dimensions: None,
+        files: vec![path.to_path_buf()],
+    })
+}
+
+fn folder(path: &Path) -> Result<Inspected, StoreError> {
+    if !path.join("config.json").exists() {
+        return only_gguf(path);
+    }
+    let config = read_config(path)?;
+    match config.get("model_type").and_then(Value::as_str) {
+        Some("bert") => {}
+        Some(other) => {
+            let why = format!(
+                "its config.json says model_type {other:?}; this host reads \"bert\" encoders from safetensors and \
+                 language models from GGUF"
+            );
+            return Err(refuse(path, why));
+        }
+        None => return Err(refuse(path, "its config.json has no model_type".to_owned())),
+    }
+    let files: Vec<_> = ["config.json", "model.safetensors", "tokenizer.json"].map(|name| path.join(name)).into();
+    let mut bytes = 0_u64;
+    for file in &files {
+        bytes += fs::metadata(file).map_err(StoreError::io("cannot read", file))?.len();
+    }
+    check_safetensors(&files[1]).map_err(|why| refuse(&files[1], why))?;
+    let dimensions = config.get("hidden_size").and_then(Value::as_u64).and_then(|size| usize::try_from(size).ok());
+    Ok(Inspected {
+        layout: Layout::Safetensors(path.to_path_buf()),
+        task: Task::TextEmbeddings,
+        bytes,
+        dimensions,
+        files,
+    })
+}
+
+fn only_gguf(path: &Path) -> Result<Inspected, StoreError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(StoreError::io("cannot list", path))? {
+        let entry = entry.map_err(StoreError::io("cannot list", path))?;
+        if entry.file_name().to_str().is_some_and(is_gguf_name) {
+            found.push(entry.path());
+        }
+    }
+    match found.as_slice() {
+        [one] => gguf(one),
+        [] => Err(refuse(path, "it has neither a config.json nor a GGUF file".to_owned())),
+        _ => Err(refuse(path, format!("it has {} GGUF files; give the path of one", found.len()))),
+    }
+}
+
+fn refuse(path: &Path, why: String) -> StoreError {
+    StoreError::NotAModel { path: path.to_path_buf(), why }
+}

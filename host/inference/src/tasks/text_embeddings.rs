@@ -1,0 +1,81 @@
+//! Text embeddings: `{text, pooling?}` in, `{shape, data, pooling}` out.
+//!
+//! The schema's bounds are Cloudflare's, but for the number of texts: their schema says 100, a popular client sends up
+//! to 3000 in one call and their service takes it, so 3000 is the bound here. Longer texts than the model reads are
+//! cut, as upstream; that is the encoder's matter.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::AiError;
+use crate::backend::{Pooling, TextEmbeddings};
+use crate::request::{RunOutput, RunRequest};
+
+/// The most texts of one call.
+pub const MAX_TEXTS: usize = 3000;
+
+/// Answers one request.
+pub(crate) async fn run(model: Arc<dyn TextEmbeddings>, request: RunRequest) -> Result<RunOutput, AiError> {
+    let RunRequest { tenant, mut inputs, .. } = request;
+    let pooling = pooling(&inputs)?.unwrap_or_else(|| model.default_pooling());
+    let texts = texts(inputs.remove("text"))?;
+    if texts.is_empty() {
+        return Ok(RunOutput::Json(json!({ "shape": [0, model.dimensions()], "data": [], "pooling": pooling })));
+    }
+    let embeddings = model.embed(tenant, texts, pooling).await?;
+    let shape = [embeddings.vectors.len(), model.dimensions()];
+    Ok(RunOutput::Json(json!({ "shape": shape, "data": embeddings.vectors, "pooling": pooling })))
+}
+
+fn texts(value: Option<Value>) -> Result<Vec<String>, AiError> {
+    match value {
+        None | Some(Value::Null) => Err(AiError::bad_input("required properties at '/' are 'text'")),
+        Some(Value::String(text)) if text.is_empty() => {
+            Err(AiError::bad_input("oneOf at '/text' not met: Length of '/text' must be >= 1 not 0"))
+        }
+        Some(Value::String(text)) => Ok(vec![text]),
+        Some(Value::Array(items)) => {
+            if items.len() > MAX_TEXTS {
+                return Err(AiError::bad_input(format_args!(
+                    "Length of '/text' must be <= {MAX_TEXTS} not {}",
+                    items.len()
+                )));
+            }
+            items.into_iter().enumerate().map(|(index, item)| text(index, item)).collect()
+        }
+        Some(other) => {
+            Err(AiError::bad_input(format_args!("Type of '/text' must be one of string, array not {}", kind(&other))))
+        }
+    }
+}
+
+fn text(index: usize, item: Value) -> Result<String, AiError> {
+    match item {
+        Value::String(text) if text.is_empty() => {
+            Err(AiError::bad_input(format_args!("Length of '/text/{index}' must be >= 1 not 0")))
+        }
+        Value::String(text) => Ok(text),
+        other => Err(AiError::bad_input(format_args!("Type of '/text/{index}' must be string not {}", kind(&other)))),
+    }
+}
+
+fn pooling(inputs: &Map<String, Value>) -> Result<Option<Pooling>, AiError> {
+    match inputs.get("pooling") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if name == "mean" => Ok(Some(Pooling::Mean)),
+        Some(Value::String(name)) if name == "cls" => Ok(Some(Pooling::Cls)),
+        Some(_) => Err(AiError::bad_input("'/pooling' must be one of 'mean', 'cls'")),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
