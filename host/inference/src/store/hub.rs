@@ -1,0 +1,369 @@
+//! Weights from a model hub, over its public file interface.
+//!
+//! A file is `ENDPOINT/OWNER/REPOSITORY/resolve/REVISION/FILE`. A `HEAD` request tells its commit, size and, for large
+//! files, its sha256 (`x-linked-etag`); the body comes by `GET`, from where an earlier attempt stopped (`Range`), with
+//! redirects to wherever the hub keeps it. The token goes to the endpoint only, never to where it redirects. Servers
+//! are not trusted: sizes bound what is written, sums decide what is kept, headers are bounded by the client.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Response};
+use ureq::{Agent, Body};
+
+use super::package::matches;
+use super::staging::Staging;
+use super::{
+    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_file_name,
+};
+use crate::catalogue::Artefact;
+
+const CONNECT: Duration = Duration::from_secs(30);
+/// A connection that gives nothing for so long is dead; the next attempt resumes.
+const IDLE: Duration = Duration::from_secs(60);
+const ATTEMPTS: usize = 5;
+const REDIRECTS: usize = 5;
+
+/// Where the hub is, and who asks.
+#[derive(Clone)]
+pub struct HubEndpoint {
+    /// The base address, without a trailing slash.
+    pub url: String,
+    /// The user's token, for gated and private repositories.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for HubEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubEndpoint").field("url", &self.url).field("token", &self.token.is_some()).finish()
+    }
+}
+
+impl HubEndpoint {
+    /// `HF_ENDPOINT` and `HF_TOKEN`, with the public hub as the default.
+    pub fn from_env() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let url = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
+        Self { url: url.trim_end_matches('/').to_owned(), token: variable("HF_TOKEN") }
+    }
+}
+
+/// `hf:OWNER/REPOSITORY[@REVISION][/FILE]`. Without a file: `config.json`, `tokenizer.json` and `model.safetensors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubReference {
+    repository: String,
+    revision: String,
+    file: Option<String>,
+}
+
+/// Why a text is no [`HubReference`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no hub reference; one looks like hf:OWNER/REPOSITORY@REVISION/FILE.gguf")]
+pub struct HubReferenceError(String);
+
+impl FromStr for HubReference {
+    type Err = HubReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fault = || HubReferenceError(text.chars().take(200).collect());
+        let rest = text.strip_prefix("hf:").ok_or_else(fault)?;
+        let mut parts = rest.splitn(3, '/');
+        let (owner, repository) = (parts.next().ok_or_else(fault)?, parts.next().ok_or_else(fault)?);
+        let (repository, revision) = repository.split_once('@').unwrap_or((repository, "main"));
+        let file = parts.next();
+        let plain = |part: &str| {
+            !part.bytes().all(|b| b == b'.')
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
+        };
+        if ![owner, repository, revision].into_iter().chain(file.into_iter().flat_map(|f| f.split('/'))).all(plain) {
+            return Err(fault());
+        }
+        Ok(Self {
+            repository: format!("{owner}/{repository}"),
+            revision: revision.to_owned(),
+            file: file.map(str::to_owned),
+        })
+    }
+}
+
+impl std::fmt::Display for HubReference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "hf:{}@{}", self.repository, self.revision)?;
+        self.file.iter().try_for_each(|file| write!(f, "/{file}"))
+    }
+}
+
+impl HubReference {
+    fn files(&self) -> Vec<&str> {
+        match &self.file {
+            Some(file) => vec![file],
+            None => vec!["config.json", "tokenizer.json", "model.safetensors"],
+        }
+    }
+}
+
+/// What a `HEAD` request told.
+struct Remote {
+    size: Option<u64>,
+    /// The sha256 of a large file; small files have only a git object id, which is no sum of their bytes alone.
+    sha256: Option<String>,
+    etag: String,
+    commit: Option<String>,
+}
+
+impl Store {
+    /// Fetches a hub repository's file or files and installs them under `name`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`], [`StoreError::Fetch`], [`StoreError::Mismatch`], [`StoreError::NotAModel`],
+    /// [`StoreError::Io`].
+    pub fn pull_hub(
+        &self,
+        name: &ModelName,
+        reference: &HubReference,
+        endpoint: &HubEndpoint,
+        progress: &mut dyn Progress,
+    ) -> Result<Installed, StoreError> {
+        let staging = Staging::begin(self, name, progress)?;
+        if self.find(name)?.is_some() {
+            return Err(StoreError::Taken(name.to_string()));
+        }
+        let hub = Hub::new(endpoint);
+        let model = staging.model();
+        let mut files = Vec::new();
+        let mut commit = None;
+        for path in reference.files() {
+            // Every file comes from the commit that the first one came from.
+            let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
+            let url = format!("{}/{}/resolve/{revision}/{path}", endpoint.url, reference.repository);
+            let remote = hub.head(&url)?;
+            let file = path.rsplit('/').next().unwrap_or(path);
+            files.push(hub.fetch(&url, &remote, file, &staging.download(), &model, progress)?);
+            commit = commit.or(remote.commit);
+        }
+        let found = inspect(&model)?;
+        let origin = HubReference { revision: commit.unwrap_or(reference.revision.clone()), ..reference.clone() };
+        staging.commit(&Manifest {
+            format: FORMAT,
+            name: name.to_string(),
+            task: found.task,
+            origin: Origin::Hub(origin.to_string()),
+            licence: None,
+            context: None,
+            dimensions: found.dimensions,
+            pooling: None,
+            files,
+        })?;
+        self.find(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
+    }
+}
+
+struct Hub {
+    agent: Agent,
+    endpoint: HubEndpoint,
+}
+
+impl Hub {
+    fn new(endpoint: &HubEndpoint) -> Self {
+        let mut config = Agent::config_builder();
+        // A proxy's loopback is another machine's.
+        if ["http://127.", "http://localhost", "http://[::1]"].iter().any(|start| endpoint.url.starts_with(start)) {
+            config = config.proxy(None);
+        }
+        let config = config
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(IDLE))
+            .timeout_per_read(Some(IDLE))
+            .user_agent(concat!("host/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into(), endpoint: endpoint.clone() }
+    }
+
+    /// Follows redirects within the hub (renamed repositories), stops at those that lead to the bytes.
+    fn head(&self, url: &str) -> Result<Remote, StoreError> {
+        let mut url = url.to_owned();
+        for _ in 0..REDIRECTS {
+            let request = self.authorized(self.agent.head(&url), &url);
+            let response = request.config().max_redirects(0).build().call().map_err(|error| fault(&url, error))?;
+            let status = response.status();
+            let headers = response.headers();
+            if status.is_redirection() {
+                match text(headers, "location") {
+                    Some(path) if path.starts_with('/') && !path.starts_with("//") => {
+                        url = format!("{}{path}", self.endpoint.url);
+                        continue;
+                    }
+                    _ => {}
+                }
+            } else if !status.is_success() {
+                return Err(refused(&url, &response));
+            }
+            return remote(headers).ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
+        }
+        Err(fault(&url, "it redirects in circles"))
+    }
+
+    fn authorized<T>(&self, request: ureq::RequestBuilder<T>, url: &str) -> ureq::RequestBuilder<T> {
+        match &self.endpoint.token {
+            Some(token) if url.starts_with(&self.endpoint.url) => {
+                request.header("authorization", format!("Bearer {token}"))
+            }
+            _ => request,
+        }
+    }
+
+    /// Fetches what is missing of a file, checks it and moves it to the model's folder.
+    fn fetch(
+        &self,
+        url: &str,
+        remote: &Remote,
+        file: &str,
+        parts: &Path,
+        model: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<Artefact, StoreError> {
+        if !plain_file_name(file) {
+            return Err(fault(url, "its last part is no file name"));
+        }
+        // The etag in the name keeps parts of different contents apart.
+        let part = parts.join(format!("{file}.{}.part", remote.etag));
+        progress.start(&format!("downloading {file}"), remote.size);
+        let fetched = self.resume(url, remote, &part, progress);
+        progress.finish();
+        fetched?;
+        progress.start(&format!("verifying {file}"), remote.size);
+        let summed = digest::file(&part, &mut |bytes| progress.advance(bytes));
+        progress.finish();
+        let (sha256, bytes) = summed.map_err(StoreError::io("cannot read", &part))?;
+        if let Some(expected) = &remote.sha256
+            && let Err(error) = matches(file, expected, sha256.clone())
+        {
+            // Resuming from wrong bytes would fail for ever.
+            fs::remove_file(&part).map_err(StoreError::io("cannot remove", &part))?;
+            return Err(error);
+        }
+        let to = model.join(file);
+        fs::rename(&part, &to).map_err(StoreError::io("cannot move", &part))?;
+        Ok(Artefact { file: file.to_owned(), sha256, bytes })
+    }
+
+    fn resume(&self, url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -> Result<(), StoreError> {
+        let mut options = File::options();
+        let opened = options.create(true).truncate(false).write(true).open(part);
+        let mut file = opened.map_err(StoreError::io("cannot create", part))?;
+        let mut have = file.seek(SeekFrom::End(0)).map_err(StoreError::io("cannot read", part))?;
+        if remote.size.is_some_and(|size| have > size) {
+            have = restart(&mut file).map_err(StoreError::io("cannot write", part))?;
+        }
+        progress.advance(have);
+        let mut last = fault(url, "it never sent the whole file");
+        for _ in 0..ATTEMPTS {
+            if remote.size == Some(have) {
+                return Ok(());
+            }
+            let mut request = self.authorized(self.agent.get(url), url);
+            if have > 0 {
+                request = request.header("range", format!("bytes={have}-"));
+            }
+            let response = request.call().map_err(|error| fault(url, error))?;
+            match response.status().as_u16() {
+                206 if starts_at(response.headers(), have) => {}
+                200 => have = restart(&mut file).map_err(StoreError::io("cannot write", part))?,
+                416 => {
+                    have = restart(&mut file).map_err(StoreError::io("cannot write", part))?;
+                    continue;
+                }
+                _ => return Err(refused(url, &response)),
+            }
+            let before = have;
+            match receive(response, remote.size, &mut have, &mut file, progress) {
+                Ok(()) if remote.size.is_none() => return Ok(()),
+                Ok(()) => {}
+                Err(Received::Written(error)) => return Err(StoreError::io("cannot write", part)(error)),
+                Err(Received::Lost(error)) => last = fault(url, error),
+            }
+            if have == before {
+                break;
+            }
+        }
+        if remote.size == Some(have) { Ok(()) } else { Err(last) }
+    }
+}
+
+/// Which side of a copy failed.
+enum Received {
+    Lost(io::Error),
+    Written(io::Error),
+}
+
+fn receive(
+    response: Response<Body>,
+    size: Option<u64>,
+    have: &mut u64,
+    file: &mut File,
+    progress: &mut dyn Progress,
+) -> Result<(), Received> {
+    let bound = size.map_or(u64::MAX, |size| size.saturating_sub(*have));
+    let mut body = response.into_body().into_with_config().limit(u64::MAX).reader().take(bound);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match body.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                file.write_all(&buffer[..count]).map_err(Received::Written)?;
+                *have += count as u64;
+                progress.advance(count as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Received::Lost(error)),
+        }
+    }
+}
+
+fn restart(file: &mut File) -> io::Result<u64> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))
+}
+
+fn remote(headers: &HeaderMap) -> Option<Remote> {
+    let unquoted = |name| text(headers, name).map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_owned());
+    let etag = unquoted("x-linked-etag").or_else(|| unquoted("etag"))?;
+    if etag.is_empty() || etag.len() > 128 || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return None;
+    }
+    let number = |name| text(headers, name).and_then(|size| size.parse().ok());
+    let sha256 = (etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())).then(|| etag.to_ascii_lowercase());
+    let commit = text(headers, "x-repo-commit").filter(|id| id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+    Some(Remote {
+        size: number("x-linked-size").or_else(|| number("content-length")),
+        sha256,
+        etag,
+        commit: commit.map(str::to_owned),
+    })
+}
+
+fn starts_at(headers: &HeaderMap, have: u64) -> bool {
+    text(headers, "content-range").is_some_and(|range| range.starts_with(&format!("bytes {have}-")))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn fault(url: &str, why: impl std::fmt::Display) -> StoreError {
+    StoreError::Fetch { what: url.to_owned(), why: why.to_string() }
+}
+
+fn refused(url: &str, response: &Response<Body>) -> StoreError {
+    let hint = match response.status().as_u16() {
+        401 | 403 => "; the repository may be gated: accept its terms and set HF_TOKEN",
+        404 => "; check the repository, the revision and the file's name",
+        429 => "; try again later, or set HF_TOKEN",
+        _ => "",
+    };
+    fault(url, format_args!("the hub answered {}{hint}", response.status()))
+}
