@@ -202,7 +202,7 @@ impl Hub {
             } else if !status.is_success() {
                 return Err(refused(&url, &response));
             }
-            return remote(headers).ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
+            return remote(headers, status.is_success()).ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
         }
         Err(fault(&url, "it redirects in circles"))
     }
@@ -329,9 +329,10 @@ fn restart(file: &mut File) -> io::Result<u64> {
     file.seek(SeekFrom::Start(0))
 }
 
-fn remote(headers: &HeaderMap) -> Option<Remote> {
+/// A redirect's own length and etag are not the file's; only the linked ones are.
+fn remote(headers: &HeaderMap, direct: bool) -> Option<Remote> {
     let unquoted = |name| text(headers, name).map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_owned());
-    let etag = unquoted("x-linked-etag").or_else(|| unquoted("etag"))?;
+    let etag = unquoted("x-linked-etag").or_else(|| unquoted("etag").filter(|_| direct))?;
     if etag.is_empty() || etag.len() > 128 || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return None;
     }
@@ -339,7 +340,7 @@ fn remote(headers: &HeaderMap) -> Option<Remote> {
     let sha256 = (etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())).then(|| etag.to_ascii_lowercase());
     let commit = text(headers, "x-repo-commit").filter(|id| id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
     Some(Remote {
-        size: number("x-linked-size").or_else(|| number("content-length")),
+        size: number("x-linked-size").or_else(|| number("content-length").filter(|_| direct)),
         sha256,
         etag,
         commit: commit.map(str::to_owned),
