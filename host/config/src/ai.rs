@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::diagnostic::quoted;
 use crate::names::{MODEL_GRAMMAR, is_model};
+use crate::paths::absolute;
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Document, Node, Table, Value};
 
@@ -210,7 +211,7 @@ impl AiParts {
         });
         once(&mut self.device, device, "device", report);
         let model_directory = table.text("model_directory").and_then(|(text, span)| {
-            let value = std::path::absolute(directory.join(text)).ok()?;
+            let value = absolute(directory, Path::new(text))?;
             Some(Spanned { value, span })
         });
         once(&mut self.model_directory, model_directory, "model_directory", report);
@@ -391,7 +392,10 @@ fn model_source(table: &Table, span: Span, directory: &Path, report: &mut Report
 
 fn model_path(node: &Node, directory: &Path, report: &mut Report) -> Option<ModelSource> {
     let Value::String(text) = &node.value else { return None };
-    let path = std::path::absolute(directory.join(text)).ok()?;
+    let Some(path) = absolute(directory, Path::new(text)) else {
+        report.error(node.span, "the path is empty");
+        return None;
+    };
     let gguf = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
     match std::fs::metadata(&path) {
         Ok(found) if found.is_dir() => Some(ModelSource::Path(path)),

@@ -133,6 +133,9 @@ fn is_direction_mark(character: char) -> bool {
 /// Text of a file inside a message: in back quotes, cut to a readable length, without control characters.
 pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 80;
+    if text.is_empty() {
+        return "`\"\"`".into();
+    }
     let mut out = String::from("`");
     let mut characters = text.chars();
     out.extend(characters.by_ref().take(LONGEST).map(printable));

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use jsonc_parser::ast::{self, ObjectPropName};
 use jsonc_parser::common::{Range, Ranged};
+use jsonc_parser::errors::ParseErrorKind;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use crate::source::{FileId, Report, Span};
@@ -32,6 +33,10 @@ pub(crate) fn parse(file: FileId, report: &mut Report) -> Option<Document> {
         Ok(result) => result.value,
         Err(error) => {
             let Range { start, end } = error.range();
+            // The range of an unclosed value goes to the end of the file; it is its start that is meant.
+            let unclosed =
+                matches!(error.kind(), ParseErrorKind::UnterminatedObject | ParseErrorKind::UnterminatedArray);
+            let end = if unclosed { start + 1 } else { end };
             let kind = error.kind().to_string();
             let mut letters = kind.chars();
             let first = letters.next().map(|c| c.to_ascii_lowercase());

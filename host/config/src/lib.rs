@@ -32,6 +32,7 @@ mod layer;
 mod load;
 mod names;
 mod outbound;
+mod paths;
 mod project;
 mod route;
 pub mod schema;

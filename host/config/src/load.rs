@@ -14,10 +14,11 @@ use crate::explain::Home;
 use crate::keys;
 use crate::layer;
 use crate::names::{WorkerName, is_environment, is_variable};
+use crate::paths::absolute;
 use crate::project::{Dev, Project};
 use crate::route::Route;
 use crate::schema::{self, nearest};
-use crate::seat::Seat;
+use crate::seat::{self, Draft, Seat};
 use crate::secrets::{self, SecretLine};
 use crate::source::{FileId, ReadError, Report, Span, read};
 use crate::tree::{Document, Syntax};
@@ -132,13 +133,18 @@ impl Loader<'_> {
         let document = match syntax {
             Some(Syntax::Toml) => toml_syntax::parse(file, &mut self.report)?,
             Some(Syntax::Jsonc) => jsonc_syntax::parse(file, &mut self.report)?,
+            None if shown.is_dir() => {
+                let help = "name a file in it";
+                self.report.file_error(file, "this is a directory", Some(help.into()));
+                return None;
+            }
             None => {
                 let help = "its name ends in `.toml`, `.json` or `.jsonc`";
                 self.report.file_error(file, "this is no binding file by its name", Some(help.into()));
                 return None;
             }
         };
-        let path = std::path::absolute(shown).unwrap_or_else(|_| shown.to_owned());
+        let path = absolute(Path::new(""), shown).unwrap_or_else(|| shown.to_owned());
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         self.files.push(path.clone());
         Some(BindingFile { document, path, directory })
@@ -160,38 +166,32 @@ impl Loader<'_> {
         }
         let known = self.check_environment(&seats);
         let command_line = self.command_line();
-        let mut workers: Vec<(Worker, Span, Vec<Span>)> = Vec::new();
+        let mut drafts: Vec<Draft> = Vec::new();
         for (file, seat) in &seats {
             if known {
                 self.check_seat(seat);
             }
-            if let Some(worker) = self.worker(file, seat, command_line) {
-                workers.push(worker);
-            }
+            drafts.extend(self.worker(file, seat, command_line));
         }
-        self.check_unique(&workers);
-        workers.into_iter().map(|(worker, ..)| worker).collect()
+        self.check_unique(&drafts);
+        drafts.into_iter().map(|draft| draft.worker).collect()
     }
 
     /// A chosen environment must be one that some worker has. Returns whether it is.
     fn check_environment(&mut self, seats: &[(&BindingFile, Seat<'_>)]) -> bool {
         let Some(name) = &self.options.env else { return true };
         let mut known: Vec<&str> = seats.iter().flat_map(|(_, seat)| seat.environments()).collect();
-        if known.contains(&name.as_str()) && is_environment(name) {
+        if known.contains(&name.as_str()) {
             return true;
         }
         known.sort_unstable();
         known.dedup();
-        let near = nearest(name, known.iter().copied());
-        let help = match near {
-            Some(near) => format!("did you mean `{near}`?"),
+        let help = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean {}?", quoted(near)),
             None if known.is_empty() => "the files have no `[env.…]` table".to_owned(),
             None => format!("the environments are {}", listed(known.iter().copied())),
         };
-        let message = match known.contains(&name.as_str()) {
-            true => "an environment's name has letters, digits, `_`, `-` and `.`, and starts with no dot".to_owned(),
-            false => format!("no environment {} in the binding files", quoted(name)),
-        };
+        let message = format!("no environment {} in the binding files", quoted(name));
         let place = self.report.add(PathBuf::from("--env"), String::new(), false);
         self.report.file_error(place, message, Some(help));
         false
@@ -225,16 +225,15 @@ impl Loader<'_> {
     }
 
     /// Puts one worker together; none if it has no usable name or `main`.
-    fn worker(
-        &mut self,
-        file: &BindingFile,
-        seat: &Seat<'_>,
-        command_line: Option<FileId>,
-    ) -> Option<(Worker, Span, Vec<Span>)> {
+    fn worker(&mut self, file: &BindingFile, seat: &Seat<'_>, command_line: Option<FileId>) -> Option<Draft> {
         // Every environment is decoded for its faults; one of them counts.
         let top = layer::decode(seat.table, seat.span, &mut self.report);
         let mut chosen = None;
         for (name, table, span) in seat.environment_tables() {
+            if !is_environment(name) {
+                let help = "a name has letters, digits, `_`, `-` and `.`, and starts with no dot";
+                self.report.error_with_help(span, format!("{} is no name for an environment", quoted(name)), help);
+            }
             let layer = layer::decode(table, span, &mut self.report);
             if self.options.env.as_deref() == Some(name) {
                 chosen = Some((name, layer));
@@ -242,15 +241,14 @@ impl Loader<'_> {
         }
         let environment = chosen.as_ref().map(|(name, _)| (*name).to_owned());
         let layer = match chosen {
-            Some((name, layer)) => crate::seat::inherit(top, name, layer, &mut self.report),
+            Some((name, layer)) => seat::inherit(top, name, layer, &mut self.report),
             None => top,
         };
         let home = Home { syntax: file.document.syntax, listed: seat.listed, environment };
-        let draft = crate::seat::assemble(layer, &file.path, &file.directory, home, &mut self.report)?;
-        let mut worker = draft.worker;
-        self.add_secrets(file, &mut worker);
-        self.add_variables(command_line, &mut worker);
-        Some((worker, draft.name_span, draft.route_spans))
+        let mut draft = seat::assemble(layer, &file.path, &file.directory, home, &mut self.report)?;
+        self.add_secrets(file, &mut draft.worker);
+        self.add_variables(command_line, &mut draft.worker);
+        Some(draft)
     }
 
     fn add_secrets(&mut self, file: &BindingFile, worker: &mut Worker) {
@@ -283,7 +281,7 @@ impl Loader<'_> {
             Ok(text) => (text, None),
             Err(error) => (String::new(), Some(error)),
         };
-        self.files.push(std::path::absolute(&shown).unwrap_or_else(|_| shown.clone()));
+        self.files.push(absolute(Path::new(""), &shown).unwrap_or_else(|| shown.clone()));
         let id = self.report.add(shown, text, true);
         if let Some(error) = fault {
             self.unreadable(id, &error);
@@ -308,10 +306,10 @@ impl Loader<'_> {
     }
 
     /// No two workers share a name or a route.
-    fn check_unique(&mut self, workers: &[(Worker, Span, Vec<Span>)]) {
+    fn check_unique(&mut self, drafts: &[Draft]) {
         let mut names: HashMap<&WorkerName, Span> = HashMap::new();
         let mut routes: HashMap<&Route, (&WorkerName, Span)> = HashMap::new();
-        for (worker, name_span, route_spans) in workers {
+        for Draft { worker, name_span, route_spans } in drafts {
             if let Some(there) = names.insert(&worker.name, *name_span) {
                 let message = format!("another worker is named `{}`: {}", worker.name, self.place(there, *name_span));
                 self.report.error_with_help(*name_span, message, "every worker needs a name of its own");

@@ -12,6 +12,7 @@ use crate::keys;
 use crate::layer::{Bound, Layer};
 use crate::load::listed;
 use crate::names::WorkerName;
+use crate::paths::absolute;
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Document, Node, Table};
 use crate::worker::Worker;
@@ -80,6 +81,10 @@ pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report)
         let free: Vec<Bound> = assets.filter(|bound| bindings.iter().all(|own| own.name != bound.name)).collect();
         bindings.extend(free);
     }
+    let mut unserved = layer.unserved;
+    let inherited = top.unserved.into_iter().filter(|(section, _)| matches!(*section, "assets" | "triggers"));
+    let new: Vec<_> = inherited.filter(|(section, _)| unserved.iter().all(|(own, _)| own != section)).collect();
+    unserved.extend(new);
     let own_name = layer.name.or_else(|| {
         let top = top.name?;
         Some(top.map(|top| Spanned { value: format!("{}-{name}", top.value), span: top.span }))
@@ -95,7 +100,7 @@ pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report)
         outbound: layer.outbound.or(top.outbound),
         has_assets: layer.has_assets || top.has_assets,
         bindings,
-        unserved: layer.unserved,
+        unserved,
     }
 }
 
@@ -200,7 +205,7 @@ fn component(main: &Spanned<String>, directory: &Path, report: &mut Report) -> O
         report.error_with_help(span, format!("{} is no `.wasm` file", quoted(text)), help);
         return None;
     }
-    let path = std::path::absolute(directory.join(text)).ok()?;
+    let path = absolute(directory, Path::new(text))?;
     match std::fs::metadata(&path) {
         Ok(found) if found.is_file() => Some(path),
         Ok(_) => {

@@ -26,6 +26,12 @@ pub(crate) fn parse(file: FileId, report: &mut Report) -> Option<Document> {
         }
         last_line = line;
     }
+    if !errors.is_empty() {
+        for (_, value) in root.into_inner() {
+            dismantle(value);
+        }
+        return None;
+    }
     let mut reader = TreeReader { file, report };
     let root = reader.table(root.into_inner(), 0);
     let span = Span { file, start: 0, end: 0 };
@@ -137,10 +143,8 @@ mod tests {
     #[test]
     fn dotted_keys_in_inline_tables_are_bounded_too() {
         let path = vec!["k"; 79].join(".");
-        let text = format!("{}1{}", format!("{path} = {{ ").repeat(70).trim_end_matches("{ "), "");
-        let text = format!("{} 1{}", text.trim_end().trim_end_matches('='), " }".repeat(69));
-        let text = text.replacen(&format!("{path}  1"), &format!("{path} = 1"), 1);
-        assert!(faults(&text).contains("nested deeper than 64 levels"), "{}", &faults(&text)[..200]);
+        let text = format!("{}k = 1{}", format!("{path} = {{ ").repeat(70), " }".repeat(70));
+        assert!(faults(&text).contains("nested deeper than 64 levels"), "{}", faults(&text));
     }
 
     #[test]

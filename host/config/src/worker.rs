@@ -109,10 +109,10 @@ impl Serialize for Secret {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// CPU time of one request. Key `cpu_ms`, default 30 s.
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(rename = "cpu_ms", serialize_with = "milliseconds")]
     pub cpu: Duration,
     /// Time of one request from its first byte to the end of its response. Key `wall_ms`, default 300 s.
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(rename = "wall_ms", serialize_with = "milliseconds")]
     pub wall: Duration,
     /// Memory of one instance in bytes, summed over its memories. Key `memory_mb` in MiB, default 128 MiB.
     pub memory_bytes: usize,
@@ -134,7 +134,7 @@ impl Default for Limits {
             cpu: Duration::from_secs(30),
             wall: Duration::from_secs(300),
             memory_bytes: 128 << 20,
-            concurrency: const { NonZeroUsize::new(256).unwrap() },
+            concurrency: NonZeroUsize::MIN.saturating_add(255),
             request_bytes: 100 << 20,
             response_bytes: 1 << 30,
             subrequests: 1000,
