@@ -92,7 +92,12 @@ impl Encoder {
 }
 
 impl TextEmbeddings for Encoder {
-    fn embed(&self, tenant: Tenant, texts: Vec<String>, pooling: Pooling) -> BoxFuture<'_, Result<Embeddings, AiError>> {
+    fn embed(
+        &self,
+        tenant: Tenant,
+        texts: Vec<String>,
+        pooling: Pooling,
+    ) -> BoxFuture<'_, Result<Embeddings, AiError>> {
         let queued = self.queue.push(tenant, texts, pooling);
         async move {
             let answer = queued.ok_or_else(|| AiError::capacity_exceeded(RETRY_AFTER))?;

@@ -77,7 +77,10 @@ impl Config {
             },
         };
         if !config.hidden.is_multiple_of(config.heads) {
-            return Err(format!("hidden_size {} is no multiple of num_attention_heads {}", config.hidden, config.heads));
+            return Err(format!(
+                "hidden_size {} is no multiple of num_attention_heads {}",
+                config.hidden, config.heads
+            ));
         }
         if !(0.0..1.0).contains(&config.epsilon) {
             return Err(format!("layer_norm_eps is {}", raw.layer_norm_eps));

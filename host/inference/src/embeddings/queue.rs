@@ -71,7 +71,12 @@ impl Queue {
     }
 
     /// Lets a request wait; `None` when the queue is full or closed. Dropping the receiver gives the request up.
-    pub(super) fn push(&self, tenant: Tenant, texts: Vec<String>, pooling: Pooling) -> Option<oneshot::Receiver<Answer>> {
+    pub(super) fn push(
+        &self,
+        tenant: Tenant,
+        texts: Vec<String>,
+        pooling: Pooling,
+    ) -> Option<oneshot::Receiver<Answer>> {
         let (sender, receiver) = oneshot::channel();
         let count = texts.len();
         if count == 0 {
@@ -305,7 +310,8 @@ mod tests {
         let first: usize = shared.take().unwrap().iter().map(|piece| piece.texts().len()).sum();
         assert_eq!(first, 16);
         let single = queue(64, 1);
-        let _receivers: Vec<_> = (0..20).map(|_| single.push("a".into(), texts(1, 20), Pooling::Mean).unwrap()).collect();
+        let _receivers: Vec<_> =
+            (0..20).map(|_| single.push("a".into(), texts(1, 20), Pooling::Mean).unwrap()).collect();
         assert_eq!(single.take().unwrap().len(), 20);
     }
 

@@ -75,8 +75,7 @@ impl FromStr for HubReference {
         let (repository, revision) = repository.split_once('@').unwrap_or((repository, "main"));
         let file = parts.next();
         let plain = |part: &str| {
-            !part.bytes().all(|b| b == b'.')
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
+            !part.bytes().all(|b| b == b'.') && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
         };
         if ![owner, repository, revision].into_iter().chain(file.into_iter().flat_map(|f| f.split('/'))).all(plain) {
             return Err(fault());
@@ -202,7 +201,8 @@ impl Hub {
             } else if !status.is_success() {
                 return Err(refused(&url, &response));
             }
-            return remote(headers, status.is_success()).ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
+            return remote(headers, status.is_success())
+                .ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
         }
         Err(fault(&url, "it redirects in circles"))
     }
@@ -338,7 +338,8 @@ fn remote(headers: &HeaderMap, direct: bool) -> Option<Remote> {
     }
     let number = |name| text(headers, name).and_then(|size| size.parse().ok());
     let sha256 = (etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())).then(|| etag.to_ascii_lowercase());
-    let commit = text(headers, "x-repo-commit").filter(|id| id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+    let commit =
+        text(headers, "x-repo-commit").filter(|id| id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
     Some(Remote {
         size: number("x-linked-size").or_else(|| number("content-length").filter(|_| direct)),
         sha256,

@@ -61,7 +61,8 @@ fn gather(files: &[PathBuf], folder: &Path, progress: &mut dyn Progress) -> Resu
             why: "its name is not UTF-8 or has characters that file systems give a meaning to; rename it".to_owned(),
         })?;
         // The store tells a model's layout by the extension.
-        let file = if files.len() == 1 && !inspect::is_gguf_name(file) { format!("{file}.gguf") } else { file.to_owned() };
+        let file =
+            if files.len() == 1 && !inspect::is_gguf_name(file) { format!("{file}.gguf") } else { file.to_owned() };
         let to = folder.join(&file);
         if fs::hard_link(&real, &to).is_err() {
             fs::copy(&real, &to).map_err(StoreError::io("cannot copy", &real))?;

