@@ -1,0 +1,236 @@
+//! SmolLM2-135M-Instruct (Q4_1) against its reference implementation.
+//!
+//! The golden values come from float32 arithmetic on the dequantized weights. This engine multiplies with activations
+//! rounded to 8 bits, as llama.cpp does, so logprobs differ by some hundredths and a greedy answer may part from the
+//! reference where the two best tokens are closer than that.
+
+#![allow(clippy::unwrap_used)]
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use futures::executor::block_on;
+use futures::future::join_all;
+use futures::stream::StreamExt;
+use host_inference::backend::{
+    FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, Usage,
+};
+use host_inference::tasks::text_generation;
+use host_inference::text::gguf::GgufFile;
+use host_inference::text::llama::{Config, ForwardPass, Llama, Span};
+use host_inference::text::template::ChatTemplate;
+use host_inference::text::tokenizer::Vocabulary;
+use host_inference::text::weights::Compute;
+use host_inference::text::{LoadOptions, TextModel};
+use host_inference::{RunOutput, RunRequest, store};
+use host_kernels::kv::KvStore;
+use host_kernels::threads::ThreadPool;
+use serde_json::{Map, Value, json};
+
+fn path() -> PathBuf {
+    let folder = store::default_directory().join("smollm2-135m-instruct");
+    let files = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let gguf = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf")).min();
+    gguf.unwrap_or_else(|| {
+        panic!("no model in {}: fetch it with `host models pull smollm2-135m-instruct`", folder.display())
+    })
+}
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/smollm2.json")).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// One model for all tests of this file.
+fn model() -> &'static TextModel {
+    static MODEL: OnceLock<TextModel> = OnceLock::new();
+    MODEL.get_or_init(|| TextModel::load(&path(), LoadOptions::default()).unwrap())
+}
+
+fn greedy() -> Sampling {
+    Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        seed: None,
+        repetition_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+    }
+}
+
+fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
+    GenerateRequest {
+        tenant: "t".into(),
+        prompt: Prompt::Raw(prompt.into()),
+        sampling: greedy(),
+        stop: Vec::new(),
+        max_tokens,
+    }
+}
+
+async fn answer(request: GenerateRequest) -> (String, FinishReason, Usage) {
+    let mut events = model().generate(request).await.unwrap();
+    let mut text = String::new();
+    while let Some(event) = events.next().await {
+        match event {
+            GenerateEvent::Text(more) => text.push_str(&more),
+            GenerateEvent::Done { finish, usage } => return (text, finish, usage),
+            GenerateEvent::Failed(error) => panic!("{error}"),
+        }
+    }
+    panic!("no end")
+}
+
+#[test]
+fn texts_become_the_reference_tokens_and_come_back() {
+    let golden = golden();
+    let vocabulary = model().vocabulary();
+    let prompts = golden["prompts"].as_array().unwrap().iter().map(|case| (&case["rendered"], &case["ids"], true));
+    let texts = golden["tokenizer"].as_array().unwrap().iter().map(|case| (&case["text"], &case["ids"], false));
+    for (text, expected, special) in prompts.chain(texts) {
+        let tokens = vocabulary.encode(text.as_str().unwrap()).unwrap();
+        assert_eq!(tokens, ids(expected), "{text}");
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| vocabulary.token(*token)).copied().collect();
+        assert!(special || bytes == text.as_str().unwrap().as_bytes(), "{text}");
+    }
+}
+
+#[test]
+fn conversations_render_as_the_reference_renders_them() {
+    let file = GgufFile::open(&path()).unwrap();
+    let template = ChatTemplate::from_gguf(file.view(), "<|im_start|>", "<|im_end|>").unwrap().unwrap();
+    for case in golden()["prompts"].as_array().unwrap().iter().filter(|case| case["kind"] == "chat") {
+        let messages = case["input"].as_array().unwrap().iter().map(|m| Message {
+            role: m["role"].as_str().unwrap().into(),
+            content: m["content"].as_str().unwrap().into(),
+            extra: Map::new(),
+        });
+        assert_eq!(template.render(&messages.collect::<Vec<_>>()).unwrap(), case["rendered"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn the_raw_prompt_continues_as_the_reference_does() {
+    let (text, finish, usage) = block_on(answer(raw("The year 2024 had 366 days because", 40)));
+    assert!(text.starts_with(" of the 12-month leap year cycle."), "{text}");
+    assert_eq!(finish, FinishReason::Stop);
+    assert_eq!(usage, Usage { prompt_tokens: 14, completion_tokens: 11, total_tokens: 25 });
+}
+
+/// The reference's five best first tokens have its logprobs to 0.12, and its answers are followed token by token with
+/// the reference's token never further than 0.35 below the best.
+#[test]
+fn logits_match_the_reference() {
+    let mapped = GgufFile::open(&path()).unwrap();
+    let file = mapped.view();
+    let config = Config::read(file).unwrap();
+    let vocabulary = Vocabulary::from_gguf(file).unwrap();
+    let mut kv = KvStore::new(config.kv_shape(), 8);
+    let pool = ThreadPool::new("test", NonZeroUsize::new(2).unwrap()).unwrap();
+    let mut llama = Llama::read(file, config, vocabulary.len(), Compute::new(pool)).unwrap();
+    drop(mapped);
+    let blocks: Vec<u32> = (0..8).rev().collect();
+    let (mut worst_first, mut worst_gap) = (0f64, 0f64);
+    for case in golden()["prompts"].as_array().unwrap() {
+        let prompt = ids(&case["ids"]);
+        let logits =
+            llama.forward(&mut kv, &[Span { tokens: &prompt, position: 0, blocks: &blocks, logits: true }]).unwrap();
+        let total = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
+        for pair in case["first_token_logprobs"].as_array().unwrap() {
+            let (token, expected) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
+            worst_first = worst_first.max((f64::from(logits[token]) - total - expected).abs());
+        }
+        let mut last = logits.to_vec();
+        for (i, token) in ids(&case["greedy_ids"]).into_iter().enumerate() {
+            let best = last.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            worst_gap = worst_gap.max(f64::from(best - last[token as usize]));
+            let span = Span { tokens: &[token], position: prompt.len() + i, blocks: &blocks, logits: true };
+            last = llama.forward(&mut kv, &[span]).unwrap().to_vec();
+        }
+    }
+    println!(
+        "first-token logprobs differ by at most {worst_first:.4}; followed tokens are at most {worst_gap:.4} below the best"
+    );
+    assert!(worst_first < 0.12, "{worst_first}");
+    assert!(worst_gap < 0.35, "{worst_gap}");
+}
+
+#[test]
+fn a_ragged_batch_gives_what_single_runs_give() {
+    let words =
+        "Once upon a time there was a small fox who lived by the river and counted the boats that went by each day";
+    let requests: Vec<GenerateRequest> = (1..7usize)
+        .map(|i| {
+            let prompt: String = words.split_inclusive(' ').take(i * 3).collect();
+            let sampling = Sampling { temperature: 0.8, top_p: 0.95, seed: Some(i as u64), ..greedy() };
+            let sampling = if i % 2 == 0 { greedy() } else { sampling };
+            GenerateRequest { sampling, ..raw(&prompt, 8 + i * 2) }
+        })
+        .collect();
+    let together = block_on(join_all(requests.iter().cloned().map(answer)));
+    for (request, together) in requests.into_iter().zip(together) {
+        assert_eq!(block_on(answer(request)), together);
+    }
+}
+
+fn run(inputs: Value) -> RunOutput {
+    let Value::Object(inputs) = inputs else { panic!("an object") };
+    let shared: Arc<dyn TextGeneration> = Arc::new(model().clone());
+    let request = RunRequest {
+        tenant: "t".into(),
+        model: "smollm2-135m-instruct".into(),
+        inputs,
+        attachments: Vec::new(),
+        options: Map::new(),
+    };
+    block_on(text_generation::run(&shared, &request)).unwrap()
+}
+
+#[test]
+fn a_stream_says_what_the_document_says() {
+    let inputs = json!({ "prompt": "Name a fruit.", "max_tokens": 12, "seed": 5, "temperature": 0.9 });
+    let RunOutput::Json(whole) = run(inputs.clone()) else { panic!("a document") };
+    let mut streaming = inputs;
+    streaming["stream"] = true.into();
+    let RunOutput::Stream { content_type, body } = run(streaming) else { panic!("a stream") };
+    assert_eq!(content_type, "text/event-stream");
+    let parts: Vec<_> = block_on(body.collect::<Vec<_>>());
+    let text: String = parts.into_iter().map(|part| String::from_utf8(part.unwrap().to_vec()).unwrap()).collect();
+    let events: Vec<&str> = text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
+    let (done, events) = events.split_last().unwrap();
+    assert_eq!(*done, "[DONE]");
+    let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let said: String = events.iter().map(|event| event["response"].as_str().unwrap()).collect();
+    assert_eq!(said, whole["response"].as_str().unwrap());
+    assert_eq!(events.last().unwrap()["usage"], whole["usage"]);
+    assert!(events.len() > 3);
+}
+
+#[test]
+fn a_stop_text_ends_the_answer() {
+    let prompt = "The year 2024 had 366 days because";
+    let (text, finish, usage) =
+        block_on(answer(GenerateRequest { stop: vec!["month leap".into()], ..raw(prompt, 40) }));
+    assert_eq!((text.as_str(), finish), (" of the 12-", FinishReason::Stop));
+    assert!(usage.completion_tokens < 11);
+}
+
+#[test]
+fn a_cancelled_generation_gives_its_blocks_back() {
+    let model =
+        TextModel::load(&path(), LoadOptions { threads: NonZeroUsize::new(1), ..LoadOptions::default() }).unwrap();
+    let (free, total) = model.free_blocks();
+    assert_eq!(free, total);
+    let mut stream = block_on(model.generate(raw("Once upon a time", 4000))).unwrap();
+    assert!(matches!(block_on(stream.next()), Some(GenerateEvent::Text(_))));
+    assert!(model.free_blocks().0 < total);
+    drop(stream);
+    while model.free_blocks().0 < total {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
