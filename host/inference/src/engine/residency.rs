@@ -288,7 +288,9 @@ mod tests {
     #[test]
     fn a_failed_load_is_told_to_all_and_tried_again() {
         let residency = Residency::new(None);
-        for fail in [|| Err(AiError::model_unavailable("broken")), || panic!("a loader's fault")] {
+        let failures: [fn() -> Result<Model, AiError>; 2] =
+            [|| Err(AiError::model_unavailable("broken")), || panic!("a loader's fault")];
+        for fail in failures {
             let failed = block_on(join_all((0..5).map(|_| residency.acquire("m", 1, fail))));
             assert!(failed.iter().all(Result::is_err));
         }
