@@ -33,7 +33,7 @@ impl Sampler {
     pub fn new(settings: Sampling, prompt: &[u32]) -> Self {
         let random = SplitMix64(settings.seed.unwrap_or_else(rand::random));
         // Only the repetition penalty looks at the prompt.
-        let seen = if settings.repetition_penalty == 1.0 { &[] } else { prompt };
+        let seen: &[u32] = if settings.repetition_penalty == 1.0 { &[] } else { prompt };
         let occurrences = seen.iter().map(|token| (*token, 0)).collect();
         Self { settings, random, occurrences, adjusted: Vec::new(), candidates: Vec::new() }
     }
@@ -44,7 +44,7 @@ impl Sampler {
     /// When a logit is NaN or the largest is infinite.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, NotANumber> {
         let penalized = self.penalize(logits);
-        let logits = if penalized { &self.adjusted } else { logits };
+        let logits: &[f32] = if penalized { &self.adjusted } else { logits };
         let best = best(logits)?;
         let token = if self.settings.temperature <= 0.0 {
             best

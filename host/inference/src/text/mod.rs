@@ -1,0 +1,25 @@
+//! Text generation from GGUF files.
+//!
+//! [`load`] maps a file, reads its tokenizer and chat template, repacks its weights, drops the map and starts the
+//! model's threads: one that runs steps (the scheduler), one that renders and tokenizes prompts so that neither callers
+//! nor running answers wait for it, and those that compute. What comes back is a
+//! [`crate::backend::TextGeneration`] and knows nothing of JSON or of how the request arrived.
+//!
+//! The path of a request: [`template`] → [`tokenizer`] → the scheduler's queue → [`llama`] over the blocks that
+//! [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
+
+pub mod gguf;
+pub mod kv_blocks;
+pub mod llama;
+mod model;
+pub mod sampler;
+mod scheduler;
+mod sequence;
+pub mod stop;
+pub mod template;
+#[cfg(test)]
+mod testing;
+pub mod tokenizer;
+pub mod weights;
+
+pub use model::{LoadError, LoadOptions, TextModel, load};

@@ -1,0 +1,346 @@
+//! A loaded model: where a file becomes threads, and a request becomes a job.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use host_kernels::kv::{BLOCK_TOKENS, KvStore};
+use host_kernels::threads::ThreadPool;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::gguf::{GgufError, GgufFile};
+use super::kv_blocks::BlockPool;
+use super::llama::{Config, ForwardPass, Llama, default_threads};
+use super::scheduler::{Limits, Place, Queue, Worker};
+use super::sequence::Job;
+use super::template::{ChatTemplate, TemplateError};
+use super::tokenizer::{TokenizerError, Vocabulary};
+use super::weights::Compute;
+use crate::AiError;
+use crate::backend::{GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
+
+/// Bytes of KV cache when nobody says. Only what is used is taken from the system.
+const DEFAULT_CACHE: u64 = 1 << 30;
+/// The stack of the thread that runs chat templates: their nesting is bounded, but a frame is not small.
+const TEMPLATE_STACK: usize = 16 << 20;
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Threads that compute; none for what the process may use, at most 16.
+    pub threads: Option<NonZeroUsize>,
+    /// Upper bound on the context, in tokens; none for what the file says.
+    pub context: Option<NonZeroUsize>,
+    /// Generations that may wait. More are refused with 3040.
+    pub queue: usize,
+    /// Generations that may run together.
+    pub sequences: NonZeroUsize,
+    /// Upper bound on the bytes of weights and KV cache together; none for 1 GiB of cache beside the weights.
+    pub memory: Option<u64>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let sequences = NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN);
+        Self { threads: None, context: None, queue: 256, sequences, memory: None }
+    }
+}
+
+/// Why a model is not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file is not right.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// The tokenizer in the file cannot be used.
+    #[error("{path}: {source}")]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
+    },
+    /// The chat template in the file cannot be used.
+    #[error("{path}: {source}")]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TemplateError,
+    },
+    /// A kind of model that is not implemented.
+    #[error("{path} holds a model of architecture {architecture:?}; only \"llama\" is supported")]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// What it says it is.
+        architecture: String,
+    },
+    /// The budget is too small.
+    #[error(
+        "{path} needs at least {needed} bytes for its weights and one block of cache, and the memory budget is {budget} bytes"
+    )]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// The least that would do.
+        needed: u64,
+        /// What is allowed.
+        budget: u64,
+    },
+    /// The system refused a thread.
+    #[error("cannot start a thread for the model: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Loads the GGUF file at `path`. Blocks while it reads and repacks: call it off the async workers.
+///
+/// # Errors
+/// When the file is damaged, of a kind that is not supported, or larger than the budget.
+pub fn load(path: &Path, options: LoadOptions) -> Result<Arc<dyn TextGeneration>, LoadError> {
+    Ok(Arc::new(TextModel::load(path, options)?))
+}
+
+/// A loaded model. Cheap to share; its threads end when the last clone and the last stream of it are gone.
+#[derive(Clone)]
+pub struct TextModel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    queue: Arc<Queue>,
+    vocabulary: Arc<Vocabulary>,
+    pool: BlockPool,
+    context: usize,
+    bytes: usize,
+    intake: mpsc::Sender<Intake>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Not joined: this may run on an async worker, and the thread needs a step to notice.
+        self.queue.stop();
+    }
+}
+
+/// A request on its way to the thread that tokenizes.
+struct Intake {
+    request: GenerateRequest,
+    place: Place,
+    reply: oneshot::Sender<Result<UnboundedReceiver<GenerateEvent>, AiError>>,
+}
+
+impl TextModel {
+    /// As [`load`].
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(path: &Path, options: LoadOptions) -> Result<Self, LoadError> {
+        let started = Instant::now();
+        let in_file = |source: GgufError| LoadError::File { path: path.to_owned(), source };
+        let mapped = GgufFile::open(path).map_err(in_file)?;
+        let file = mapped.view();
+        let architecture = file.text("general.architecture").map_err(in_file)?.unwrap_or_default();
+        if architecture != "llama" {
+            let architecture = architecture.chars().take(80).collect();
+            return Err(LoadError::Architecture { path: path.to_owned(), architecture });
+        }
+        let config = Config::read(file).map_err(in_file)?;
+        let vocabulary =
+            Vocabulary::from_gguf(file).map_err(|source| LoadError::Tokenizer { path: path.to_owned(), source })?;
+        let template = ChatTemplate::from_gguf(file, vocabulary.bos_text(), vocabulary.eos_text())
+            .map_err(|source| LoadError::Template { path: path.to_owned(), source })?;
+        let blocks = cache_blocks(path, &config, &options, mapped.length())?;
+        let context = options.context.map_or(config.context, |limit| config.context.min(limit.get()));
+        let context = context.min(blocks as usize * BLOCK_TOKENS);
+        let threads = options.threads.unwrap_or_else(default_threads);
+        let shape = config.kv_shape();
+        let compute = Compute::new(ThreadPool::new("text-compute", threads)?);
+        let isa = compute.isa.name();
+        let model = Llama::read(file, config, vocabulary.len(), compute).map_err(in_file)?;
+        let bytes = model.bytes();
+        drop(mapped);
+        let store = KvStore::new(shape, blocks as usize);
+        let this = Self::start(model, store, vocabulary, template, context, bytes, &options)?;
+        let (path, threads) = (path.display(), threads.get());
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(%path, bytes, context, blocks, threads, isa, seconds, "text model loaded");
+        Ok(this)
+    }
+
+    /// Starts the threads of `model`.
+    pub(crate) fn start(
+        model: impl ForwardPass,
+        store: KvStore,
+        vocabulary: Vocabulary,
+        template: Option<ChatTemplate>,
+        context: usize,
+        bytes: usize,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
+        let queue = Arc::new(Queue::new(options.queue));
+        let vocabulary = Arc::new(vocabulary);
+        let pool = BlockPool::new(u32::try_from(store.blocks()).unwrap_or(u32::MAX));
+        let (intake, requests) = mpsc::channel();
+        let size = |tokens: usize| NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
+        let worker = Worker {
+            queue: queue.clone(),
+            model,
+            store,
+            pool: pool.clone(),
+            vocabulary: vocabulary.clone(),
+            limits: Limits { sequences: options.sequences, prefill: size(512), mixed: size(128) },
+            running: Vec::new(),
+        };
+        std::thread::Builder::new().name("text-model".into()).spawn(move || worker.run())?;
+        let inner = Arc::new(Inner { queue: queue.clone(), vocabulary: vocabulary.clone(), pool, context, bytes, intake });
+        let prepare = Prepare { queue, vocabulary, template, context };
+        let intake_thread = std::thread::Builder::new().name("text-prompts".into()).stack_size(TEMPLATE_STACK);
+        // Without this thread `inner` is dropped here, which stops the other one.
+        intake_thread.spawn(move || prepare.run(&requests))?;
+        Ok(Self { inner })
+    }
+
+    /// Tokens that prompt and answer may have together.
+    pub fn context(&self) -> usize {
+        self.inner.context
+    }
+
+    /// Bytes of the weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.inner.bytes
+    }
+
+    /// Blocks of the cache that no sequence holds, and how many there are.
+    pub fn free_blocks(&self) -> (usize, usize) {
+        (self.inner.pool.available(), self.inner.pool.total())
+    }
+
+    /// The model's tokenizer.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.inner.vocabulary
+    }
+}
+
+/// Blocks of the cache: enough for all sequences at full length, as far as the budget goes.
+fn cache_blocks(path: &Path, config: &Config, options: &LoadOptions, weights: u64) -> Result<u32, LoadError> {
+    let block = config.kv_shape().block_bytes().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
+    let budget = options.memory.map_or(DEFAULT_CACHE, |memory| memory.saturating_sub(weights));
+    let wanted = (config.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(options.sequences.get() as u64);
+    match u32::try_from(wanted.min(budget / block)).unwrap_or(u32::MAX) {
+        0 => Err(LoadError::Memory {
+            path: path.to_owned(),
+            needed: weights.saturating_add(block),
+            budget: options.memory.unwrap_or(weights.saturating_add(DEFAULT_CACHE)),
+        }),
+        blocks => Ok(blocks),
+    }
+}
+
+/// What turns requests into jobs.
+struct Prepare {
+    queue: Arc<Queue>,
+    vocabulary: Arc<Vocabulary>,
+    template: Option<ChatTemplate>,
+    context: usize,
+}
+
+impl Prepare {
+    fn run(&self, requests: &mpsc::Receiver<Intake>) {
+        while let Ok(Intake { request, place, reply }) = requests.recv() {
+            if reply.is_closed() {
+                continue;
+            }
+            let job = catch_unwind(AssertUnwindSafe(|| self.job(request)));
+            let answer = match job {
+                Ok(Ok((job, events))) => {
+                    self.queue.push(job, place);
+                    Ok(events)
+                }
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(AiError::internal("reading the prompt panicked; the log has the place")),
+            };
+            // The caller may have gone; the job is then forgotten at the next step.
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
+        let GenerateRequest { tenant, prompt, sampling, stop, max_tokens } = request;
+        let text = match prompt {
+            Prompt::Raw(text) => text,
+            Prompt::Messages(messages) => {
+                let Some(template) = &self.template else {
+                    return Err(AiError::bad_input("this model has no chat template: send 'prompt' with 'raw': true"));
+                };
+                template.render(&messages).map_err(|error| AiError::bad_input(format!("at '/messages': {error}")))?
+            }
+        };
+        // Known before any of it is read, which bounds the work that a prompt can ask for.
+        self.check(self.vocabulary.fewest_tokens(text.len()), max_tokens)?;
+        let tokens = self.vocabulary.encode(&text);
+        let prompt = tokens.map_err(|error| AiError::bad_input(format!("at '/prompt': {error}")))?;
+        if prompt.is_empty() {
+            return Err(AiError::bad_input("at '/prompt': the prompt is empty"));
+        }
+        self.check(prompt.len(), max_tokens)?;
+        let (events, receiver) = unbounded_channel();
+        Ok((Job { tenant, prompt, sampling, stop, max_tokens, events }, receiver))
+    }
+
+    fn check(&self, prompt: usize, max_tokens: usize) -> Result<(), AiError> {
+        let tokens = prompt.saturating_add(max_tokens);
+        if tokens > self.context { Err(AiError::context_exceeded(tokens, self.context)) } else { Ok(()) }
+    }
+}
+
+fn gone() -> AiError {
+    AiError::internal("the model's threads have ended")
+}
+
+type Answer = oneshot::Receiver<Result<UnboundedReceiver<GenerateEvent>, AiError>>;
+
+impl TextModel {
+    fn submit(&self, request: GenerateRequest) -> Result<Answer, AiError> {
+        let place = self.inner.queue.place()?;
+        let (reply, answer) = oneshot::channel();
+        self.inner.intake.send(Intake { request, place, reply }).map_err(|_| gone())?;
+        Ok(answer)
+    }
+}
+
+impl TextGeneration for TextModel {
+    fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerateStream, AiError>> {
+        let submitted = self.submit(request);
+        let model = self.clone();
+        async move {
+            let events = submitted?.await.map_err(|_| gone())??;
+            Ok(events_of(model, events))
+        }
+        .boxed()
+    }
+}
+
+/// The events as a stream, which keeps the model alive. If its thread died, the stream says so.
+fn events_of(model: TextModel, events: UnboundedReceiver<GenerateEvent>) -> GenerateStream {
+    stream::unfold(Some((model, events)), |state| async move {
+        let (model, mut events) = state?;
+        match events.recv().await {
+            Some(event @ GenerateEvent::Text(_)) => Some((event, Some((model, events)))),
+            Some(end) => Some((end, None)),
+            None => Some((GenerateEvent::Failed(gone()), None)),
+        }
+    })
+    .boxed()
+}
