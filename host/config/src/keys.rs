@@ -420,8 +420,8 @@ pub(crate) fn home(name: &str, here: &'static Section) -> Option<&'static str> {
     if matches!(name, "binding" | "name" | "models" | "memory_mb") {
         return None;
     }
-    let found = homes.into_iter().filter(|(section, _)| !std::ptr::eq(*section, here));
-    found.into_iter().find(|(section, _)| section.key(name).is_some()).map(|(_, words)| words)
+    let holds = |section: &'static Section| !std::ptr::eq(section, here) && section.key(name).is_some();
+    homes.into_iter().find(|(section, _)| holds(section)).map(|(_, words)| words)
 }
 
 #[cfg(test)]
