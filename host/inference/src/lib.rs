@@ -7,6 +7,8 @@
 //! Everything in a request and in a model file is hostile input: it is answered with an [`AiError`], never with a
 //! panic or an allocation that the sender chose.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod backend;
 pub mod catalogue;
 pub mod embeddings;

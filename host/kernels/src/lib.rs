@@ -18,6 +18,8 @@
 //! This crate knows nothing of models, files or requests. Its shapes are checked with assertions: a wrong shape is a
 //! fault of the calling code, which has already checked everything that came from outside.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod activations;
 pub mod attention;
 pub mod candle_op;
