@@ -24,6 +24,8 @@ pub(crate) struct Package {
     /// What the compiled component is called, for a guest: dashes of a library become underscores.
     pub(crate) artefact: String,
     pub(crate) kind: Kind,
+    /// Whether it stands in `default-members`, which is what `cargo xtask test` covers.
+    pub(crate) tested: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,9 @@ impl Workspace {
         let root = path("workspace_root")?;
         let target_dir = path("target_directory")?;
         let packages = metadata["packages"].as_array().context("cargo metadata has no `packages`")?;
-        let packages = packages.iter().filter_map(|package| Package::read(package, &root)).collect();
+        let tested =
+            metadata["workspace_default_members"].as_array().context("cargo metadata has no default members")?;
+        let packages = packages.iter().filter_map(|package| Package::read(package, &root, tested)).collect();
         Ok(Self { root, target_dir, cache: cache::directory()?, packages })
     }
 
@@ -82,7 +86,7 @@ impl Workspace {
 }
 
 impl Package {
-    fn read(package: &Value, root: &Path) -> Option<Self> {
+    fn read(package: &Value, root: &Path, tested: &[Value]) -> Option<Self> {
         let name = package["name"].as_str()?;
         let manifest = Path::new(package["manifest_path"].as_str()?).strip_prefix(root).ok()?;
         let kind = if manifest.starts_with("examples") {
@@ -102,7 +106,7 @@ impl Package {
             None if kind == Kind::Native => String::new(),
             None => return None,
         };
-        Some(Self { name: name.to_owned(), artefact, kind })
+        Some(Self { name: name.to_owned(), artefact, kind, tested: tested.contains(&package["id"]) })
     }
 }
 

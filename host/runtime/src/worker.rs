@@ -134,17 +134,26 @@ impl<X: Extension> Worker<X> {
         if request.body().size_hint().lower() > limits.request_bytes {
             return Err(Failure::RequestTooLarge { limit: limits.request_bytes });
         }
+        context.hold(permit);
         let unread = request.method() == http::Method::HEAD;
+        let multiplexed = request.version() == http::Version::HTTP_2;
         let request = request.map(|body| wrap(body, limits.request_bytes, context));
         let mut guard = CancelOnDrop(Some(context));
         let answer = self.0.handler.handle(context.clone(), request).await;
         guard.0 = None;
-        match answer {
-            Ok(response) => {
-                Ok(response.map(|body| ResponseBody::new(body, limits.response_bytes, unread, context.clone(), permit)))
-            }
-            Err(error) => Err(self.explain(context, error)),
+        let response = answer.map_err(|error| {
+            let failure = self.explain(context, error);
+            context.fail(failure.clone());
+            failure
+        })?;
+        let response = response.map(|body| ResponseBody::new(body, limits.response_bytes, unread, context.clone()));
+        if multiplexed && !context.is_finished() {
+            // A peer may leave one stream of a lively connection unread, where no timeout of the connection sees it and
+            // the guest may have ended long ago.
+            let failure = Failure::WallExceeded { limit: limits.wall };
+            tokio::spawn(context.clone().watch(context.started() + limits.wall, failure));
         }
+        Ok(response)
     }
 
     /// What became of a request without an answer. The guest's side is logged; the caller learns only which limit.
@@ -221,7 +230,7 @@ impl<X: Extension> HandlerState for Handler<X> {
         Ok(Instance {
             store,
             proxy,
-            view: |state| state.http(),
+            view: <State<X> as WasiHttpView>::http,
             expiration: Expiration { slot: slot.clone(), wall: self.limits.wall, timer: None },
             state: InstanceState {
                 slot,

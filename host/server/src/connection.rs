@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use host_runtime::{BodyError, RequestIds, ResponseBody, Worker};
+use host_runtime::{RequestIds, ResponseBody, Worker};
 use http::header::HeaderValue;
-use http_body_util::combinators::MapErr;
-use http_body_util::{BodyExt as _, Either, Full};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -184,7 +183,7 @@ fn serve(
     });
 }
 
-type Answer = http::Response<Either<ResponseBody, MapErr<Full<Bytes>, fn(Infallible) -> BodyError>>>;
+type Answer = http::Response<Either<ResponseBody, Full<Bytes>>>;
 
 impl Shared {
     async fn answer(&self, request: http::Request<Incoming>) -> Answer {
@@ -225,8 +224,7 @@ async fn run(worker: &Worker<host_bindings::Bindings>, request: http::Request<In
 }
 
 fn page(page: &Page, request_id: &str) -> Answer {
-    let infallible: fn(Infallible) -> BodyError = |never| match never {};
-    let mut answer = page.response(request_id).map(|body| Either::Right(body.map_err(infallible)));
+    let mut answer = page.response(request_id).map(Either::Right);
     name_request(&mut answer, request_id);
     answer
 }

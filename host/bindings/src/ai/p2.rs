@@ -34,6 +34,7 @@ pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()>
 type Answer = Result<RunResponse, AiError>;
 
 /// A call under way. Dropping it aborts its task, and with it the work in the engine.
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Pending(Progress);
 
 enum Progress {

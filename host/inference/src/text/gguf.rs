@@ -157,7 +157,11 @@ impl Reader<'_> {
     fn take(&mut self, count: u64, what: &str) -> Result<Range<usize>, GgufError> {
         let end = usize::try_from(count).ok().and_then(|n| self.at.checked_add(n));
         let Some(end) = end.filter(|end| *end <= self.bytes.len()) else {
-            return Err(GgufError::Truncated { what: what.into(), at: self.at as u64, length: self.bytes.len() as u64 });
+            return Err(GgufError::Truncated {
+                what: what.into(),
+                at: self.at as u64,
+                length: self.bytes.len() as u64,
+            });
         };
         let range = self.at..end;
         self.at = end;
@@ -353,9 +357,7 @@ fn locate(
         (Some(start), Some(end)) if end <= length as u64 => {
             Ok(TensorInfo { dtype, shape, bytes: start as usize..end as usize })
         }
-        _ => {
-            Err(GgufError::Truncated { what: what.into(), at: start.unwrap_or(u64::MAX), length: length as u64 })
-        }
+        _ => Err(GgufError::Truncated { what: what.into(), at: start.unwrap_or(u64::MAX), length: length as u64 }),
     }
 }
 

@@ -123,7 +123,10 @@ fn rope_scale(file: View<'_>) -> Result<f32, GgufError> {
         "" | "linear" if factor >= 1.0 => Ok(factor),
         _ => {
             let kind: String = kind.chars().take(40).collect();
-            Err(GgufError::invalid("llama.rope.scaling", format!("type {kind:?} with factor {factor} is not supported")))
+            Err(GgufError::invalid(
+                "llama.rope.scaling",
+                format!("type {kind:?} with factor {factor} is not supported"),
+            ))
         }
     }
 }

@@ -204,7 +204,8 @@ impl TextModel {
             running: Vec::new(),
         };
         std::thread::Builder::new().name("text-model".into()).spawn(move || worker.run())?;
-        let inner = Arc::new(Inner { queue: queue.clone(), vocabulary: vocabulary.clone(), pool, context, bytes, intake });
+        let inner =
+            Arc::new(Inner { queue: queue.clone(), vocabulary: vocabulary.clone(), pool, context, bytes, intake });
         let prepare = Prepare { queue, vocabulary, template, context };
         let intake_thread = std::thread::Builder::new().name("text-prompts".into()).stack_size(TEMPLATE_STACK);
         // Without this thread `inner` is dropped here, which stops the other one.

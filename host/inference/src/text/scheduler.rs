@@ -158,7 +158,11 @@ impl<M: ForwardPass> Worker<M> {
                 Ok(Err(fault)) => fault,
                 Err(_) => "the model's thread panicked; the log has the place".to_owned(),
             };
-            tracing::error!(fault, generations = self.running.len(), "a step failed and ends the generations in flight");
+            tracing::error!(
+                fault,
+                generations = self.running.len(),
+                "a step failed and ends the generations in flight"
+            );
             for sequence in self.running.drain(..) {
                 sequence.fail(AiError::internal(&fault));
             }

@@ -148,9 +148,7 @@ fn json(value: &serde_json::Value) -> Value {
         },
         serde_json::Value::String(text) => Value::from(text.as_str()),
         serde_json::Value::Array(items) => items.iter().map(json).collect(),
-        serde_json::Value::Object(map) => {
-            Value::from_pairs(map.iter().map(|(key, value)| (key.as_str(), json(value))))
-        }
+        serde_json::Value::Object(map) => Value::from_pairs(map.iter().map(|(key, value)| (key.as_str(), json(value)))),
     }
 }
 

@@ -240,7 +240,8 @@ struct Splitting {
 
 /// How a text falls into words before merging, by the name that llama.cpp gives the rule.
 fn splitting(pre: &str) -> Result<Splitting, TokenizerError> {
-    let plain = |pre_tokenizer: PreTokenizerWrapper| Splitting { pre_tokenizer, normalize: false, ignore_merges: false };
+    let plain =
+        |pre_tokenizer: PreTokenizerWrapper| Splitting { pre_tokenizer, normalize: false, ignore_merges: false };
     match pre {
         "smollm" => {
             let parts = vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()];
