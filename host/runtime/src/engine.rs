@@ -87,13 +87,13 @@ fn engine() -> Result<Engine, StartError> {
     })
 }
 
-/// Proposals that no toolchain of ours emits stay off: each is code that a hostile component could reach.
+/// Proposals that no toolchain of ours emits stay off: each is code that a hostile component could reach. Threads, garbage
+/// collection, exceptions and memory protection keys are not even compiled into this program.
 fn compiler_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .wasm_component_model_async(true)
-        .wasm_threads(false)
         .wasm_memory64(false)
         .epoch_interruption(true)
         .memory_init_cow(true)
@@ -112,8 +112,7 @@ fn pool_config() -> PoolingAllocationConfig {
         .total_tables(INSTANCES * PER_INSTANCE)
         .total_stacks(INSTANCES * 2)
         .table_elements(TABLE_ELEMENTS)
-        .max_memory_size(4 << 30)
-        .memory_protection_keys(Enabled::No);
+        .max_memory_size(4 << 30);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         pool.pagemap_scan(Enabled::Yes)
             .linear_memory_keep_resident(16 << 20)

@@ -325,7 +325,8 @@ impl Expiration {
 impl WorkerExpiration for Expiration {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, since: Instant) -> Poll<()> {
         let Some(request) = self.slot.get() else {
-            return self.poll_deadline(cx, since + self.wall);
+            let deadline = since + self.wall;
+            return self.poll_deadline(cx, deadline);
         };
         request.register(cx.waker());
         if request.failure().is_some() {
