@@ -113,7 +113,9 @@ impl Package {
 /// `cargo metadata`, parsed.
 pub(crate) fn metadata(arguments: &[&str]) -> Result<Value> {
     let mut cargo = Command::new(cargo_program());
-    cargo.args(["metadata", "--format-version", "1"]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // From the root: asked inside a member, cargo names that member alone as the default.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    cargo.args(["metadata", "--format-version", "1"]).args(arguments).current_dir(root);
     serde_json::from_str(&command::output(&mut cargo)?).context("cargo metadata printed no JSON")
 }
 
