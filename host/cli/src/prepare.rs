@@ -63,8 +63,7 @@ fn link(
 ) -> Result<Worker<Bindings>, Vec<String>> {
     let (name, main) = (worker.name.as_str(), worker.main.display());
     let fault = |what: &dyn std::fmt::Display| vec![format!("worker {name}: {main}: {what}")];
-    let wasm = std::fs::read(&worker.main).map_err(|error| fault(&error))?;
-    let compiled = compile(name, &wasm, runtime).map_err(|error| fault(&error))?;
+    let compiled = compile(worker, runtime).map_err(|error| fault(&error))?;
     let grants = Grants::new(worker).map_err(|error| vec![error.to_string()])?;
     let missing = grants.check_imports(compiled.imports());
     if !missing.is_empty() {
@@ -78,11 +77,11 @@ fn link(
     Worker::new(runtime, &compiled, config).map_err(|error| fault(&error))
 }
 
-fn compile(name: &str, wasm: &[u8], runtime: &Runtime) -> Result<Compiled, host_runtime::CompileError> {
+fn compile(worker: &host_config::Worker, runtime: &Runtime) -> Result<Compiled, host_runtime::CompileError> {
     let started = std::time::Instant::now();
-    let compiled = runtime.compile(wasm)?;
+    let compiled = runtime.compile_file(&worker.main)?;
     let how = if compiled.cached() { "loaded from the cache" } else { "compiled" };
-    tracing::debug!(worker = name, bytes = wasm.len(), ms = started.elapsed().as_millis() as u64, "{how}");
+    tracing::debug!(worker = worker.name.as_str(), ms = started.elapsed().as_millis() as u64, "{how}");
     Ok(compiled)
 }
 

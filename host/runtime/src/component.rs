@@ -1,5 +1,9 @@
 //! From the bytes of a file to a component that can be linked.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
 use wasmtime::component::Component;
 
 use crate::Runtime;
@@ -11,6 +15,9 @@ const MAX_BYTES: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompileError {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[source] std::io::Error),
     /// Not WebAssembly at all.
     #[error("not a WebAssembly file (it does not start with the bytes 00 61 73 6d)")]
     NotWasm,
@@ -73,6 +80,14 @@ impl Compiled {
 }
 
 impl Runtime {
+    /// As [`Self::compile`], from a file of which no more is read than a component may have.
+    pub fn compile_file(&self, path: &Path) -> Result<Compiled, CompileError> {
+        let mut wasm = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut wasm));
+        read.map_err(CompileError::Unreadable)?;
+        self.compile(&wasm)
+    }
+
     /// Compiles a component, or takes its code from the cache. Takes seconds for a large one: not for an async worker.
     pub fn compile(&self, wasm: &[u8]) -> Result<Compiled, CompileError> {
         check_preamble(wasm)?;

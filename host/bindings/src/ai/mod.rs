@@ -2,12 +2,37 @@
 //!
 //! The flavours differ only in how a guest waits ([`p2`], [`p3`]). What a call may do, and what it gives, is here.
 
+/// Conversions between this module's types and the generated ones, which each flavour has of its own as `wit`.
+macro_rules! conversions {
+    () => {
+        fn call(request: wit::Request) -> super::Call {
+            let attachments = request.attachments.into_iter().map(|attachment| host_inference::Attachment {
+                property: attachment.property,
+                content_type: attachment.content_type,
+                data: bytes::Bytes::from(attachment.data),
+            });
+            super::Call {
+                binding: request.binding,
+                model: request.model,
+                inputs: request.inputs,
+                attachments: attachments.collect(),
+                options: request.options,
+            }
+        }
+
+        fn error(error: host_inference::AiError) -> wit::Error {
+            let retry_after = super::seconds(&error);
+            wit::Error { code: error.code, status: error.status, message: error.message, retry_after }
+        }
+    };
+}
+
 mod p2;
 mod p3;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use host_inference::{AiError, Attachment, RunRequest, RunResponse, Tenant};
 use host_runtime::{RequestContext, State};
 use serde_json::{Map, Value};
@@ -92,6 +117,7 @@ fn object(what: &str, text: &str) -> Result<Map<String, Value>, AiError> {
     }
 }
 
-fn attachment(property: String, content_type: Option<String>, data: Vec<u8>) -> Attachment {
-    Attachment { property, content_type, data: Bytes::from(data) }
+/// After how many seconds trying again may help.
+fn seconds(error: &AiError) -> Option<u32> {
+    error.retry_after.as_ref().map(Duration::as_secs).map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX))
 }

@@ -1,7 +1,5 @@
 //! `workers:ai@0.2.0`: a call is a resource that the guest polls.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use host_inference::{AiError, ByteStream, RunOutput, RunResponse};
@@ -10,7 +8,7 @@ use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::{DynInputStream, DynPollable, InputStream, Pollable, StreamError, StreamResult, subscribe};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
-use super::{Call, admit, attachment};
+use super::admit;
 use crate::{Bindings, Store};
 
 mod generated {
@@ -26,6 +24,8 @@ mod generated {
 }
 
 use generated::workers::ai::inference as wit;
+
+conversions!();
 
 pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()> {
     wit::add_to_linker::<_, Store>(linker, |state| state)
@@ -102,28 +102,10 @@ impl wit::HostPending for State<Bindings> {
     }
 }
 
-fn call(request: wit::Request) -> Call {
-    let attachments = request.attachments.into_iter().map(|a| attachment(a.property, a.content_type, a.data));
-    Call {
-        binding: request.binding,
-        model: request.model,
-        inputs: request.inputs,
-        attachments: attachments.collect(),
-        options: request.options,
-    }
-}
-
 fn lower(state: &mut State<Bindings>, answer: Answer) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
     let response = match answer {
         Ok(response) => response,
-        Err(error) => {
-            return Ok(Err(wit::Error {
-                code: error.code,
-                status: error.status,
-                message: error.message,
-                retry_after: error.retry_after.as_ref().map(Duration::as_secs).map(|s| s.min(u32::MAX.into()) as u32),
-            }));
-        }
+        Err(fault) => return Ok(Err(error(fault))),
     };
     let output = match response.output {
         RunOutput::Json(value) => wit::Output::Json(value.to_string()),

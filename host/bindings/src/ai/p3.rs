@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -11,7 +10,7 @@ use host_runtime::State;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Accessor, Destination, Linker, StreamProducer, StreamReader, StreamResult};
 
-use super::{Call, admit, attachment};
+use super::admit;
 use crate::{Bindings, Store};
 
 mod generated {
@@ -23,6 +22,8 @@ mod generated {
 }
 
 use generated::workers::ai::inference as wit;
+
+conversions!();
 
 pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()> {
     wit::add_to_linker::<_, Store>(linker, |state| state)
@@ -42,18 +43,7 @@ impl<T: Send> wit::HostWithStore<T> for Store {
         };
         let response = match answer {
             Ok(response) => response,
-            Err(error) => {
-                return Ok(Err(wit::Error {
-                    code: error.code,
-                    status: error.status,
-                    message: error.message,
-                    retry_after: error
-                        .retry_after
-                        .as_ref()
-                        .map(Duration::as_secs)
-                        .map(|s| s.min(u32::MAX.into()) as u32),
-                }));
-            }
+            Err(fault) => return Ok(Err(error(fault))),
         };
         let output = match response.output {
             RunOutput::Json(value) => wit::Output::Json(value.to_string()),
@@ -63,17 +53,6 @@ impl<T: Send> wit::HostWithStore<T> for Store {
             }
         };
         Ok(Ok(wit::Response { request_id: response.request_id, output }))
-    }
-}
-
-fn call(request: wit::Request) -> Call {
-    let attachments = request.attachments.into_iter().map(|a| attachment(a.property, a.content_type, a.data));
-    Call {
-        binding: request.binding,
-        model: request.model,
-        inputs: request.inputs,
-        attachments: attachments.collect(),
-        options: request.options,
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
@@ -70,8 +71,7 @@ impl ChatTemplate {
             return Err(TemplateError::TooLong(source.len()));
         }
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(syntax()?);
         environment.set_recursion_limit(100);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -112,6 +112,12 @@ impl ChatTemplate {
         };
         template.render(context).map_err(failed)
     }
+}
+
+/// Line ends after blocks and spaces before them are not text, as templates are written for.
+fn syntax() -> Result<SyntaxConfig, TemplateError> {
+    let built = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    built.map_err(|error| TemplateError::Syntax(describe(&error)))
 }
 
 /// What a template said in `raise_exception`.
