@@ -11,18 +11,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a loaded machine: a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The two component flavours that every case runs in.
-pub const FLAVOURS: [&str; 2] = ["p2", "p3"];
+pub(crate) const FLAVOURS: [&str; 2] = ["p2", "p3"];
 
 /// A fixture of `tests/guests`, built by `cargo xtask guests`.
-pub fn guest(name: &str, flavour: &str) -> PathBuf {
+pub(crate) fn guest(name: &str, flavour: &str) -> PathBuf {
     component(&format!("guest-{name}-{flavour}.wasm"))
 }
 
 /// A component among the built ones.
-pub fn component(file: &str) -> PathBuf {
+pub(crate) fn component(file: &str) -> PathBuf {
     let folder = std::env::var_os("HOST_GUESTS_DIR").map(PathBuf::from).unwrap_or_else(|| {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).unwrap_or_else(|| workspace().join("target"));
@@ -34,20 +34,20 @@ pub fn component(file: &str) -> PathBuf {
 }
 
 /// The root of the workspace.
-pub fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace is there")
 }
 
 /// A running host. Dropping it kills the process.
-pub struct Host {
+pub(crate) struct Host {
     child: Child,
-    pub port: u16,
+    pub(crate) port: u16,
     log: Arc<Mutex<String>>,
     _folder: tempfile::TempDir,
 }
 
 /// The `host` program with a clean environment.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
     command.env_remove("HOST_LOG").env("NO_COLOR", "1").stdin(Stdio::null());
     command
@@ -55,12 +55,12 @@ pub fn command() -> Command {
 
 impl Host {
     /// Serves a binding file given as text.
-    pub fn serve(config: &str) -> Host {
+    pub(crate) fn serve(config: &str) -> Host {
         Host::start(config, &[])
     }
 
     /// Serves a binding file with more arguments, and other files beside it as `(name, text)` in `--file NAME=TEXT` form.
-    pub fn start(config: &str, arguments: &[&str]) -> Host {
+    pub(crate) fn start(config: &str, arguments: &[&str]) -> Host {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("wrangler.toml"), config).expect("the binding file");
         let mut child = command()
@@ -98,17 +98,17 @@ impl Host {
     }
 
     /// One worker with a component and more lines for its table.
-    pub fn worker(component: &Path, lines: &str) -> Host {
+    pub(crate) fn worker(component: &Path, lines: &str) -> Host {
         Host::serve(&format!("name = \"w\"\nmain = {:?}\n{lines}\n", component.display().to_string()))
     }
 
     /// What the host has logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
     }
 
     /// Waits until the log holds `text`.
-    pub fn wait_for_log(&self, text: &str) {
+    pub(crate) fn wait_for_log(&self, text: &str) {
         let start = Instant::now();
         while !self.log().contains(text) {
             assert!(start.elapsed() < PATIENCE, "the log never had {text:?}:\n{}", self.log());
@@ -117,22 +117,22 @@ impl Host {
     }
 
     /// Waits until the host has logged the end of a request's instance, so that nothing of it runs any more.
-    pub fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], b"").read()
     }
 
     /// A POST of JSON.
-    pub fn post(&self, path: &str, body: &serde_json::Value) -> Reply {
+    pub(crate) fn post(&self, path: &str, body: &serde_json::Value) -> Reply {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes()).read()
     }
 
     /// Sends a request to the worker `w`.
-    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
         self.send_to("w.localhost", method, path, headers, body)
     }
 
     /// Sends a request to a host.
-    pub fn send_to(&self, host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
+    pub(crate) fn send_to(&self, host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}:{}\r\nconnection: close\r\n", self.port);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -149,25 +149,25 @@ impl Host {
     }
 
     /// A bare connection.
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream
     }
 
     /// The process's id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends SIGTERM.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill runs");
         assert!(status.success());
     }
 
     /// Waits for the process to end.
-    pub fn wait(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the process is ours") {
@@ -190,14 +190,14 @@ impl Drop for Host {
 }
 
 /// A request that has been sent.
-pub struct Exchange {
+pub(crate) struct Exchange {
     stream: BufReader<TcpStream>,
 }
 
 /// The head of an answer, with its body still to come.
-pub struct Head {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
     body: Framing,
     stream: BufReader<TcpStream>,
 }
@@ -211,17 +211,17 @@ enum Framing {
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Whether the body ended as it should.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl Exchange {
     /// Waits for the head of the answer.
-    pub fn head(mut self) -> Head {
+    pub(crate) fn head(mut self) -> Head {
         let mut line = String::new();
         self.stream.read_line(&mut line).expect("a status line");
         let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -244,7 +244,7 @@ impl Exchange {
     }
 
     /// Waits for the whole answer.
-    pub fn read(self) -> Reply {
+    pub(crate) fn read(self) -> Reply {
         let mut head = self.head();
         let mut body = Vec::new();
         let mut complete = true;
@@ -264,7 +264,7 @@ impl Exchange {
 
 impl Head {
     /// The next piece of the body as it arrives; None at its end; an error when it breaks off.
-    pub fn piece(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+    pub(crate) fn piece(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         match &mut self.body {
             Framing::Done => Ok(None),
             Framing::Length(0) => Ok(None),
@@ -302,24 +302,24 @@ impl Head {
     }
 
     /// One header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }
 
 impl Reply {
     /// The body as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The body as JSON.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
 
     /// One header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }

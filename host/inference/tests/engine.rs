@@ -236,7 +236,7 @@ async fn hostile_configurations_and_tokenizers_are_refused() {
         vec![("tokenizer.json", b"{".to_vec(), "tokenizer.json"), ("config.json", b"[1]".to_vec(), "config.json")];
     for (key, value, part) in [
         ("hidden_size", json!(u64::MAX), "config.json"),
-        ("hidden_size", json!(1 << 40), "hidden_size"),
+        ("hidden_size", json!(1_u64 << 40), "hidden_size"),
         ("hidden_size", json!(0), "hidden_size"),
         ("hidden_size", json!(-1), "config.json"),
         ("num_attention_heads", json!(5), "num_attention_heads"),

@@ -67,9 +67,9 @@ mod tests {
         for (dtype, format) in
             [(GgmlDType::Q4_0, Format::Q4_0), (GgmlDType::Q4_1, Format::Q4_1), (GgmlDType::Q8_0, Format::Q8_0)]
         {
-            let weight = QTensor::quantize(&Tensor::randn(0f32, 1.0, (48, 96), &device).unwrap(), dtype).unwrap();
-            let tiled = TiledMatrix::repack(format, 48, 96, &weight.data().unwrap()).unwrap();
-            let x = Tensor::randn(0f32, 1.0, (2, 5, 96), &device).unwrap();
+            let weight = QTensor::quantize(&Tensor::randn(0f32, 1.0, (48, 128), &device).unwrap(), dtype).unwrap();
+            let tiled = TiledMatrix::repack(format, 48, 128, &weight.data().unwrap()).unwrap();
+            let x = Tensor::randn(0f32, 1.0, (2, 5, 128), &device).unwrap();
             let ours = x.apply_op1_no_bwd(&TiledMatMul::new(Arc::new(tiled), pool.clone())).unwrap();
             let theirs = QMatMul::from_qtensor(weight).unwrap().forward(&x).unwrap();
             assert_eq!(ours.dims(), &[2, 5, 48]);

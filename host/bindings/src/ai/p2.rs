@@ -23,7 +23,7 @@ mod generated {
     });
 }
 
-use generated::workers::ai::inference as wit;
+use generated::workers::ai0_2_0::inference as wit;
 
 conversions!();
 

@@ -21,7 +21,7 @@ mod generated {
     });
 }
 
-use generated::workers::ai::inference as wit;
+use generated::workers::ai0_3_0::inference as wit;
 
 conversions!();
 

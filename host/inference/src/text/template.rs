@@ -249,7 +249,7 @@ mod tests {
                       [{{ m['content'].strip().upper() }}]{% endif %}\n{% endfor %}\
                       {% if add_generation_prompt %}go{{ eos_token }}{% endif %}\
                       {{ messages[0] | tojson }}{{ messages[1] is defined }}";
-        let expected = "<s>[HI]go</s>{\"content\": \" hi \", \"role\": \"user\"}false";
+        let expected = "<s>[HI]go</s>{\"content\": \" hi \", \"role\": \"user\"}False";
         assert_eq!(render(source, " hi ").unwrap(), expected);
     }
 

@@ -136,7 +136,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.co
 pub(crate) fn tiny_llama(kinds: &[GgmlDType]) -> Writer {
     use rand::{Rng, SeedableRng};
     let mut random = rand::rngs::StdRng::seed_from_u64(11);
-    let (width, inner, heads, kv_heads) = (64usize, 96usize, 4u32, 2u32);
+    let (width, inner, heads, kv_heads) = (64usize, 128usize, 4u32, 2u32);
     let mut writer = vocabulary_entries(Writer::default())
         .text("general.architecture", "llama")
         .text("tokenizer.chat_template", TEMPLATE)
