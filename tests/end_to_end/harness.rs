@@ -75,6 +75,8 @@ impl Host {
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr"));
         let lines = log.clone();
+        // From here on, dropping it ends the process.
+        let mut host = Host { child, port: 0, log, _folder: folder };
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let mut log = lines.lock().expect("the log");
@@ -86,13 +88,10 @@ impl Host {
         loop {
             line.clear();
             let read = stdout.read_line(&mut line).expect("a line");
-            if read == 0 {
-                let _ = child.wait();
-                panic!("the host ended before it was ready:\n{}", log.lock().expect("the log"));
-            }
+            assert!(read > 0, "the host ended before it was ready:\n{}", host.log());
             if let Some(url) = line.trim().strip_prefix("Ready on http://") {
-                let port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-                return Host { child, port, log, _folder: folder };
+                host.port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+                return host;
             }
         }
     }
@@ -132,7 +131,14 @@ impl Host {
     }
 
     /// Sends a request to a host.
-    pub(crate) fn send_to(&self, host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
+    pub(crate) fn send_to(
+        &self,
+        host: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Exchange {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}:{}\r\nconnection: close\r\n", self.port);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));

@@ -1,6 +1,7 @@
 //! The small models of the first run and of the tests. The host's own store knows where they come from, checks their
 //! sums, resumes downloads and skips what it has; here stands only which ones are wanted.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -14,11 +15,16 @@ const WANTED: [&str; 3] = ["smollm2-135m-instruct", "bge-small-en-v1.5", "all-mi
 /// What they weigh together, for the message.
 const DOWNLOAD_MB: u32 = 210;
 
+/// Builds the host as `serve` runs it and has it fetch the models.
 pub(crate) fn fetch(workspace: &Workspace, progress: &Progress) -> Result<()> {
     progress.step("building the host in release mode");
-    let host = workspace.host()?;
+    pull(workspace, &workspace.host()?, progress)
+}
+
+/// Has the program `host` fetch the models.
+pub(crate) fn pull(workspace: &Workspace, host: &Path, progress: &Progress) -> Result<()> {
     progress.step(&format!("models (about {DOWNLOAD_MB} MB in all where none is present): {}", WANTED.join(" ")));
-    let mut pull = Command::new(&host);
+    let mut pull = Command::new(host);
     pull.args(["models", "pull"]).args(WANTED).current_dir(&workspace.root);
     command::run(&mut pull).context("cannot fetch the models; what has arrived is kept, so run this again")
 }

@@ -10,8 +10,9 @@ use crate::toolchain::Toolchain;
 use crate::workspace::{GUEST_TARGET, Kind, Package, Workspace};
 use crate::{command, models, wit};
 
-/// The package of the `host` program, which the end-to-end tests belong to.
-const HOST: &str = "host-cli";
+/// Whether the tests that need workers run: those of the feature `end-to-end` of `host-cli`. Off until they have all
+/// been seen to pass.
+const END_TO_END: bool = false;
 
 pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &Progress) -> Result<()> {
     progress.step("cargo fmt --check");
@@ -20,26 +21,35 @@ pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &
     wit::vendor(workspace, true, progress)?;
     dependencies(workspace, progress)?;
 
-    let whole = workspace.packages().iter().any(|package| package.tested && package.name == HOST);
-    if whole {
+    progress.step("building the tests, with clippy's lints");
+    command::run(&mut cargo(workspace, &["build", "--tests", "--bins"]))?;
+    // The program is among what was built, which spares a build of it for the models alone.
+    models::pull(workspace, &workspace.target_dir.join("debug").join("host"), progress)?;
+    if END_TO_END {
         let toolchain = Toolchain::ready(workspace, progress)?;
-        models::fetch(workspace, progress)?;
         guests::build(workspace, &toolchain, &Wanted::All, progress)?;
         lint_guests(workspace, &toolchain, progress)?;
     } else {
-        progress
-            .note(&format!("LEFT OUT: models, guests and end-to-end tests: {HOST} is not in `default-members` yet"));
+        progress.note("LEFT OUT: the tests that need workers (feature `end-to-end` of host-cli)");
     }
 
-    progress.step("cargo test with clippy's lints, documentation tests included");
-    let mut cargo = workspace.cargo();
-    cargo.arg("test").args(selection(workspace, |package| package.tested));
-    lint_while_building(&mut cargo);
-    cargo.env("HOST_GUESTS_DIR", workspace.guests_dir());
-    cargo.args(test_arguments);
-    command::run(&mut cargo)?;
+    progress.step("running the tests, documentation tests included");
+    command::run(cargo(workspace, &["test"]).args(test_arguments))?;
     progress.done_before("every check passed");
     Ok(())
+}
+
+/// A cargo command for what `default-members` names. Every call must select the same packages and features, tests
+/// included: dependencies are compiled anew for every other selection.
+fn cargo(workspace: &Workspace, command: &[&str]) -> Command {
+    let mut cargo = workspace.cargo();
+    cargo.args(command).args(selection(workspace, |package| package.tested));
+    if END_TO_END {
+        cargo.args(["--features", "host-cli/end-to-end"]);
+    }
+    lint_while_building(&mut cargo);
+    cargo.env("HOST_GUESTS_DIR", workspace.guests_dir());
+    cargo
 }
 
 /// Has clippy's compiler build the workspace's own crates, so that one build both lints and tests them. A separate

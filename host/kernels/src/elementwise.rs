@@ -17,13 +17,7 @@ pub(crate) fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     /// Adding this rounds to an integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = if x > 87.0 {
-        87.0
-    } else if x < -87.0 {
-        -87.0
-    } else {
-        x
-    };
+    let clamped = x.clamp(-87.0, 87.0);
     let shifted = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let rest = madd::<FMA>(n, -0.693_359_4, clamped);

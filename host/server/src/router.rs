@@ -1,5 +1,6 @@
 //! Which worker a request is for.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use host_bindings::Bindings;
@@ -31,7 +32,7 @@ impl Router {
             router.workers.push(worker);
             router.routes.extend(routes.into_iter().map(|route| (route, index)));
         }
-        router.routes.sort_by(|(a, _), (b, _)| b.specificity().cmp(&a.specificity()));
+        router.routes.sort_by_key(|(route, _)| Reverse(route.specificity()));
         router
     }
 

@@ -104,12 +104,14 @@ impl Admitted {
     }
 }
 
-fn parse(inputs: &str, options: &str) -> Result<(Map<String, Value>, Map<String, Value>), AiError> {
-    let options = if options.is_empty() { Map::new() } else { object("options", options)? };
+type Object = Map<String, Value>;
+
+fn parse(inputs: &str, options: &str) -> Result<(Object, Object), AiError> {
+    let options = if options.is_empty() { Object::new() } else { object("options", options)? };
     Ok((object("inputs", inputs)?, options))
 }
 
-fn object(what: &str, text: &str) -> Result<Map<String, Value>, AiError> {
+fn object(what: &str, text: &str) -> Result<Object, AiError> {
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(AiError::bad_input(format_args!("type at '/' of {what} not met, expected object"))),

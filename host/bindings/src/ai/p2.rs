@@ -76,7 +76,6 @@ impl wit::HostPending for State<Bindings> {
         subscribe(self.table(), pending)
     }
 
-    #[expect(clippy::type_complexity, reason = "the WIT's own type")]
     fn get(
         &mut self,
         pending: Resource<Pending>,

@@ -59,7 +59,10 @@ pub(super) struct Failure {
 
 /// Where the exchange in flight waits to hear how the connection fared.
 #[derive(Clone, Default)]
-struct Outcome(Arc<Mutex<Option<oneshot::Sender<Result<(), Error>>>>>);
+struct Outcome(Arc<Mutex<Option<End>>>);
+
+/// Tells how the exchange ended.
+type End = oneshot::Sender<Result<(), Error>>;
 
 impl Outcome {
     fn watch(&self) -> Transmission {

@@ -160,8 +160,7 @@ fn greatest(values: &[f32]) -> f32 {
 fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 leaves no bits for a fraction, which rounds to the nearest integer without a call.
     const ROUND: f32 = 12_582_912.0;
-    let x = if x > 87.0 { 87.0 } else { x };
-    let x = if x < -87.0 { -87.0 } else { x };
+    let x = x.clamp(-87.0, 87.0);
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;

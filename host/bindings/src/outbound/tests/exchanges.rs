@@ -437,7 +437,8 @@ async fn a_request_that_may_not_be_repeated_is_not() {
 
 #[tokio::test]
 async fn broken_responses_are_told_apart() {
-    let cases: [(&'static [u8], fn(&Error) -> bool); 5] = [
+    type Check = fn(&Error) -> bool;
+    let cases: [(&'static [u8], Check); 5] = [
         (b"", |error| matches!(error, Error::ConnectionTerminated)),
         (b"HTTP/1.1 200 OK\r\ncontent-", |error| matches!(error, Error::ConnectionTerminated)),
         (b"SSH-2.0-OpenSSH\r\n\r\n", |error| matches!(error, Error::HttpProtocolError)),

@@ -68,8 +68,7 @@ fn tiles_and_candle_agree() {
         let error: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum();
         let size: f32 = expected.iter().map(|b| b * b).sum();
         let difference = (error / size).sqrt();
-        println!("{kind:?}: {difference}");
-        // 8-bit activations carry about 0.6 % of noise each, which ten products in a row add up.
+        // 8-bit activations carry about 0.6 % of noise each, which ten products in a row add up; measured: 2.2 to 3.2 %.
         assert!(difference < 0.05, "{kind:?}: {difference}");
     }
 }
