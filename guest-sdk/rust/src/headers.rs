@@ -35,10 +35,6 @@ impl Headers {
         Self { entries }
     }
 
-    pub(crate) fn as_entries(&self) -> &[(String, Vec<u8>)] {
-        &self.entries
-    }
-
     pub(crate) fn into_entries(self) -> Vec<(String, Vec<u8>)> {
         self.entries
     }

@@ -18,7 +18,7 @@ pub use tasks::{
 };
 pub use text::{Message, ResponseFormat, Role, TextGenerationInput, TextGenerationOutput, Tool, ToolCall, Usage};
 
-use crate::{ByteStream, Error, Result, sys};
+use crate::{AiError, ByteStream, Error, Result, sys};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -169,7 +169,11 @@ impl Ai {
 fn to_object<I: Serialize>(model: &str, input: &I) -> Result<serde_json::Map<String, Value>> {
     match serde_json::to_value(input)? {
         Value::Object(object) => Ok(object),
-        other => Err(format!("the inputs of {model} are an object, not {other}").into()),
+        // What the host answers to a property that is wrong.
+        other => {
+            let message = format!("Error: the inputs of {model} are an object, not {other}");
+            Err(AiError { code: 5006, status: 400, message, retry_after: None }.into())
+        }
     }
 }
 

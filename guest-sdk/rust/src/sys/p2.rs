@@ -6,13 +6,13 @@ use crate::body::Outgoing;
 use crate::{Error, Result};
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
-use generated::wasi::clocks::monotonic_clock;
-use generated::wasi::http::outgoing_handler;
-use generated::wasi::http::types as http;
-use generated::wasi::http::types as wit_http;
+use generated::wasi::clocks0_2_12::monotonic_clock;
+use generated::wasi::http0_2_12::outgoing_handler;
+use generated::wasi::http0_2_12::types as http;
+use generated::wasi::http0_2_12::types as wit_http;
 use generated::wasi::io::streams::{InputStream, OutputStream, StreamError};
-use generated::workers::ai::inference;
-use generated::workers::ai::inference as wit_ai;
+use generated::workers::ai0_2_0::inference;
+use generated::workers::ai0_2_0::inference as wit_ai;
 use generated::workers::env::env as wit_env;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub mod generated {
         pub_export_macro: true,
         export_macro_name: "export_worker",
         default_bindings_module: "host_sdk::__private::generated",
-        runtime_path: "host_sdk::__private::wit_bindgen",
+        runtime_path: "host_sdk::__private::wit_bindgen::rt",
     });
 }
 
@@ -40,7 +40,7 @@ pub use generated::export_worker as export;
 
 super::convert::conversions!();
 
-impl<W: crate::glue::Worker> generated::exports::wasi::http::incoming_handler::Guest for W {
+impl<W: crate::glue::Worker> generated::exports::wasi::http0_2_12::incoming_handler::Guest for W {
     fn handle(request: http::IncomingRequest, out: http::ResponseOutparam) {
         executor::block_on(async move {
             let response = crate::glue::respond::<W>(IncomingRequest { request }).await;

@@ -9,12 +9,12 @@ use crate::{Error, Result};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
-use generated::wasi::clocks::monotonic_clock;
-use generated::wasi::http::client;
-use generated::wasi::http::types as http;
-use generated::wasi::http::types as wit_http;
-use generated::workers::ai::inference;
-use generated::workers::ai::inference as wit_ai;
+use generated::wasi::clocks0_3_0::monotonic_clock;
+use generated::wasi::http0_3_0::client;
+use generated::wasi::http0_3_0::types as http;
+use generated::wasi::http0_3_0::types as wit_http;
+use generated::workers::ai0_3_0::inference;
+use generated::workers::ai0_3_0::inference as wit_ai;
 use generated::workers::env::env as wit_env;
 use generated::{wit_future, wit_stream};
 use std::future::Future;
@@ -33,7 +33,7 @@ pub mod generated {
         pub_export_macro: true,
         export_macro_name: "export_worker",
         default_bindings_module: "host_sdk::__private::generated",
-        runtime_path: "host_sdk::__private::wit_bindgen",
+        runtime_path: "host_sdk::__private::wit_bindgen::rt",
     });
 }
 
@@ -46,7 +46,7 @@ super::convert::conversions!();
 /// How the body of a message ended: with trailers or without, or broken.
 type Ending = Result<Option<http::Trailers>, http::ErrorCode>;
 
-impl<W: crate::glue::Worker> generated::exports::wasi::http::handler::Guest for W {
+impl<W: crate::glue::Worker> generated::exports::wasi::http0_3_0::handler::Guest for W {
     async fn handle(request: http::Request) -> Result<http::Response, http::ErrorCode> {
         let response = crate::glue::respond::<W>(IncomingRequest { request }).await;
         deliver(response).or_else(|error| {
