@@ -130,10 +130,14 @@ impl Body for ResponseBody {
                 Some(Ok(frame))
             }
             Some(Err(_)) => Some(Err(self.context.failure().map_or(BodyError::BrokenOff, BodyError::Failed))),
-            None => {
-                self.context.finish();
-                None
-            }
+            // A guest that was ended, or ended itself, looks like the end of the body from here.
+            None => match self.context.failure() {
+                Some(failure) => Some(Err(failure.into())),
+                None => {
+                    self.context.finish();
+                    None
+                }
+            },
         })
     }
 

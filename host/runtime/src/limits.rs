@@ -1,7 +1,7 @@
 //! What one worker may use, and the meters that enforce it inside a store.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use wasmtime::{CallHook, ResourceLimiter, Store, UpdateDeadline};
@@ -51,47 +51,84 @@ impl Default for Limits {
     }
 }
 
+/// The longest stretch that is charged by the wall clock: what the epoch clock lets pass, and as much again for the
+/// time that clock may come late.
+const LONGEST_STRETCH: u64 = 2 * TICK.as_nanos() as u64;
+
 /// Adds up the time a guest spends running.
 ///
 /// Wasmtime reports when the guest is entered and left, whether by a call, a built-in of the component model or a look
 /// of the epoch clock. So waiting is never counted, and a guest that does not leave by itself is made to every [`TICK`],
 /// when it also gives its thread to others.
+///
+/// A stretch between two such reports is timed by the wall clock, which is cheap to read and right for the short
+/// stretches of most requests. A guest that is still there when the epoch clock looks is computing, and on a busy machine
+/// the wall clock would charge it for the threads it shares a core with: from then on its stretches are timed by the CPU
+/// clock of the thread, which takes a call of the kernel to read.
 pub(crate) struct CpuMeter {
     origin: Instant,
-    /// Nanoseconds since `origin` when the guest was last seen to start running, or 0 while it does not run.
+    /// Reading of the clock in use when the guest was last seen to start running, or 0 while it does not run. A stretch
+    /// begins and ends on one thread.
     since: AtomicU64,
     used: AtomicU64,
+    /// Whether the next stretches are timed by the thread's CPU clock.
+    computing: AtomicBool,
+    /// Whether the present stretch is.
+    by_thread: AtomicBool,
 }
 
 impl CpuMeter {
     fn new() -> Self {
-        Self { origin: Instant::now(), since: AtomicU64::new(0), used: AtomicU64::new(0) }
+        Self {
+            origin: Instant::now(),
+            since: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            computing: AtomicBool::new(false),
+            by_thread: AtomicBool::new(false),
+        }
     }
 
-    fn now(&self) -> u64 {
+    fn wall(&self) -> u64 {
         (self.origin.elapsed().as_nanos() as u64).max(1)
     }
 
     fn enter(&self) {
-        self.since.store(self.now(), Relaxed);
+        let by_thread = self.computing.load(Relaxed);
+        self.by_thread.store(by_thread, Relaxed);
+        self.since.store(if by_thread { thread_cpu() } else { self.wall() }, Relaxed);
     }
 
     fn leave(&self) {
         let since = self.since.swap(0, Relaxed);
-        if since != 0 {
-            self.used.fetch_add(self.now().saturating_sub(since), Relaxed);
+        if since == 0 {
+            return;
         }
+        let stretch = if self.by_thread.load(Relaxed) {
+            thread_cpu().saturating_sub(since)
+        } else {
+            self.wall().saturating_sub(since).min(LONGEST_STRETCH)
+        };
+        self.used.fetch_add(stretch, Relaxed);
     }
 
     /// Starts counting for another request.
     pub(crate) fn reset(&self) {
         self.used.store(0, Relaxed);
+        self.computing.store(false, Relaxed);
     }
 
     /// Time spent running since the last reset.
     pub(crate) fn used(&self) -> Duration {
         Duration::from_nanos(self.used.load(Relaxed))
     }
+}
+
+/// CPU time of the calling thread in nanoseconds, at least 1.
+fn thread_cpu() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock is one that every supported system has, and `time` is a timespec to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    (time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64).max(1)
 }
 
 /// Puts a CPU meter on `store` and ends the guest when it has used up `limit`.
@@ -115,6 +152,7 @@ pub(crate) fn meter_cpu<X: Extension>(store: &mut Store<State<X>>, limit: Durati
                 slot.fail(Failure::CpuExceeded { limit });
                 return Err(wasmtime::format_err!("the CPU time limit of {limit:?} is used up"));
             }
+            meter.computing.store(true, Relaxed);
             Ok(UpdateDeadline::Yield(1))
         }
     });

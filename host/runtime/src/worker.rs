@@ -163,13 +163,19 @@ impl<X: Extension> Worker<X> {
                 return Failure::Busy;
             }
             tracing::error!(worker = context.worker(), request = context.id(), "cannot start: {:#}", failed.error);
-            return context.failure().unwrap_or(Failure::Exception);
+            let late = failed.error.is::<StartTimeout>().then_some(Failure::WallExceeded { limit: self.0.limits.wall });
+            return context.failure().or(late).unwrap_or(Failure::Exception);
         }
         let failure = context.explain_trap();
         tracing::warn!(worker = context.worker(), request = context.id(), "{failure}: {error:#}");
         failure
     }
 }
+
+/// The start function of a component has not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("not started within {0:?}")]
+struct StartTimeout(Duration);
 
 /// Ends the request when its connection gives up waiting for the head of the answer.
 struct CancelOnDrop<'a>(Option<&'a Arc<RequestContext>>);
@@ -226,7 +232,7 @@ impl<X: Extension> HandlerState for Handler<X> {
         let meter = meter_cpu(&mut store, self.limits.cpu, slot.clone());
         let proxy = tokio::time::timeout(self.limits.wall, self.pre.instantiate_async(&mut store))
             .await
-            .map_err(|_| wasmtime::format_err!("not started within {:?}", self.limits.wall))??;
+            .map_err(|_| StartTimeout(self.limits.wall))??;
         Ok(Instance {
             store,
             proxy,
@@ -288,7 +294,12 @@ impl<X: Extension> WorkerState for InstanceState<X> {
             "instance ended"
         );
         let Err(error) = result else { return };
-        match request.failure() {
+        let failure = request.failure();
+        if failure.is_none() {
+            // Said before the store goes, whose end the reader of a body could take for the body's.
+            request.fail(request.explain_trap());
+        }
+        match failure {
             // The client went away or the body limit ended it: said where it happened, and no fault of the guest.
             Some(Failure::ClientGone | Failure::ShuttingDown) => {}
             Some(failure) => tracing::warn!(worker = request.worker(), request = request.id(), "{failure}"),

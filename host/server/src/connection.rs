@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use host_runtime::{RequestIds, ResponseBody, Worker};
 use http::header::HeaderValue;
+use http::uri::{Scheme, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -186,7 +187,7 @@ fn serve(
 type Answer = http::Response<Either<ResponseBody, Full<Bytes>>>;
 
 impl Shared {
-    async fn answer(&self, request: http::Request<Incoming>) -> Answer {
+    async fn answer(&self, mut request: http::Request<Incoming>) -> Answer {
         let host = request
             .uri()
             .authority()
@@ -196,8 +197,23 @@ impl Shared {
         let Some(worker) = self.router.find(host, request.uri().path()) else {
             return page(&Page::no_worker(host), &self.ids.next());
         };
+        if let Some(uri) = absolute(request.uri(), host) {
+            *request.uri_mut() = uri;
+        }
         run(worker, request).await
     }
+}
+
+/// The whole address of a request whose target is a path, so that a guest sees one address whichever version of HTTP its
+/// client speaks. None where nothing is to be added, or the header is no authority.
+fn absolute(target: &Uri, host: &str) -> Option<Uri> {
+    let mut parts = target.clone().into_parts();
+    if parts.authority.is_some() {
+        return None;
+    }
+    parts.authority = Some(host.parse().ok()?);
+    parts.scheme = Some(Scheme::HTTP);
+    Uri::from_parts(parts).ok()
 }
 
 async fn run(worker: &Worker<host_bindings::Bindings>, request: http::Request<Incoming>) -> Answer {
