@@ -1,7 +1,5 @@
 //! The example with every key loads, in both syntaxes, and lacks no key.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 
 use host_config::schema::{Section, Takes};

@@ -3,8 +3,6 @@
 //!
 //! After a change that is meant, run with `HOST_CONFIG_BLESS=1` and read the difference.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 
 use host_config::{LoadOptions, Project, load};

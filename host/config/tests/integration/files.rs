@@ -1,7 +1,5 @@
 //! Files that are not what they should be, and what a worker is told it lacks.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 
 use host_config::{Faults, LoadOptions, Missing, Project, load};

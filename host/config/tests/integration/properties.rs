@@ -1,7 +1,5 @@
 //! Whatever a file holds, loading it ends in a project or in faults; and the two syntaxes agree.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 
 use host_config::{Faults, LoadOptions, Project, load};

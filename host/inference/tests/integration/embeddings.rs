@@ -1,7 +1,4 @@
 //! The encoder against references: golden values of the real models, and candle's `BertModel` as an oracle.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod support;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -11,6 +8,8 @@ use candle_transformers::models::bert::{BertModel, Config};
 use host_inference::backend::{Pooling, TextEmbeddings};
 use host_inference::embeddings::{Encoder, Settings};
 use serde_json::Value;
+
+use crate::support;
 
 fn settings(threads: usize) -> Settings {
     Settings {
@@ -41,7 +40,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 const GOLDEN: f64 = 1e-4;
 
 async fn golden(name: &str) {
-    let cases: Vec<Value> = serde_json::from_str(include_str!("golden/bert.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../golden/bert.json")).unwrap();
     let case = cases.iter().find(|case| case["model"] == name).unwrap();
     let pooling: Pooling = serde_json::from_value(case["pooling"].clone()).unwrap();
     let sentences: Vec<&str> =

@@ -1,18 +1,15 @@
 //! The engine: names, aliases, loading on first use, and what a request gets that asks for what is not there.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use crate::support::{self, json_of, request, request_of, tiny_encoder};
 use host_inference::backend::Pooling;
 use host_inference::engine::{Availability, ConfigFault};
 use host_inference::store::{NoProgress, Store};
 use host_inference::{Engine, EngineConfig, EngineError, LocalModel, LocalSource, Task};
 use serde_json::{Value, json};
-use support::{json_of, request, request_of, tiny_encoder};
 
 fn local(name: &str, path: &Path) -> LocalModel {
     LocalModel { name: name.into(), task: None, source: LocalSource::Path(path.into()), context: None, pooling: None }

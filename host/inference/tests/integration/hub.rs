@@ -1,7 +1,4 @@
 //! Pulls from a model hub, against a server on this machine that misbehaves on request.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod support;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use host_inference::store::{HubEndpoint, HubReference, ModelName, NoProgress, Origin, Progress, Store, StoreError};
 use sha2::{Digest, Sha256};
+
+use crate::support;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -4,8 +4,6 @@
 //! rounded to 8 bits, as llama.cpp does, so logprobs differ by some hundredths and a greedy answer may part from the
 //! reference where the two best tokens are closer than that.
 
-#![allow(clippy::unwrap_used)]
-
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +36,7 @@ fn path() -> PathBuf {
 }
 
 fn golden() -> Value {
-    serde_json::from_str(include_str!("golden/smollm2.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/smollm2.json")).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {

@@ -1,7 +1,4 @@
 //! The store: whole models or none, whatever happens on the way.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod support;
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -14,6 +11,8 @@ use host_inference::catalogue::{Artefact, Conversion, Entry, Package};
 use host_inference::store::{Layout, ModelName, NoProgress, Origin, Progress, Store, StoreError, inspect};
 use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
+
+use crate::support;
 
 fn sum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()

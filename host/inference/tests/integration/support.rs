@@ -1,5 +1,4 @@
 //! Models for tests: a tiny encoder with random weights, and the real ones of the store.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,23 +9,23 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 
-pub const HIDDEN: usize = 24;
-pub const VOCABULARY: usize = 56;
-pub const POSITIONS: usize = 40;
-pub const LAYERS: usize = 2;
-pub const INTERMEDIATE: usize = 40;
+pub(crate) const HIDDEN: usize = 24;
+pub(crate) const VOCABULARY: usize = 56;
+pub(crate) const POSITIONS: usize = 40;
+pub(crate) const LAYERS: usize = 2;
+pub(crate) const INTERMEDIATE: usize = 40;
 
 /// A request of the tenant `test`.
-pub fn request(model: &str, inputs: Value) -> RunRequest {
+pub(crate) fn request(model: &str, inputs: Value) -> RunRequest {
     request_of("test", model, inputs)
 }
 
-pub fn request_of(tenant: &str, model: &str, inputs: Value) -> RunRequest {
+pub(crate) fn request_of(tenant: &str, model: &str, inputs: Value) -> RunRequest {
     let Value::Object(inputs) = inputs else { panic!("inputs are an object") };
     RunRequest { tenant: tenant.into(), model: model.to_owned(), inputs, attachments: Vec::new(), options: Map::new() }
 }
 
-pub fn json_of(output: RunOutput) -> Value {
+pub(crate) fn json_of(output: RunOutput) -> Value {
     match output {
         RunOutput::Json(value) => value,
         RunOutput::Stream { .. } => panic!("a stream, not JSON"),
@@ -34,7 +33,7 @@ pub fn json_of(output: RunOutput) -> Value {
 }
 
 /// The folder of a real model. A missing one is a failure that says how to get it.
-pub fn real(name: &str) -> PathBuf {
+pub(crate) fn real(name: &str) -> PathBuf {
     let store = Store::open(store::default_directory());
     let parsed: ModelName = name.parse().unwrap();
     match store.find(&parsed).unwrap().map(|installed| installed.layout) {
@@ -46,7 +45,7 @@ pub fn real(name: &str) -> PathBuf {
     }
 }
 
-pub fn config() -> Value {
+pub(crate) fn config() -> Value {
     json!({
         "model_type": "bert", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
         "num_attention_heads": 3, "intermediate_size": INTERMEDIATE, "max_position_embeddings": POSITIONS,
@@ -56,7 +55,7 @@ pub fn config() -> Value {
 }
 
 /// A tokenizer of letters that, like published ones, pads and cuts by itself.
-pub fn tokenizer() -> Value {
+pub(crate) fn tokenizer() -> Value {
     let mut vocab = Map::new();
     let mut add = |token: String| {
         let id = vocab.len();
@@ -98,7 +97,7 @@ pub fn tokenizer() -> Value {
 }
 
 /// The names and shapes of the encoder's tensors.
-pub fn shapes() -> BTreeMap<String, Vec<usize>> {
+pub(crate) fn shapes() -> BTreeMap<String, Vec<usize>> {
     let mut shapes = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| {
         shapes.insert(name, shape.to_vec());
@@ -128,7 +127,7 @@ pub fn shapes() -> BTreeMap<String, Vec<usize>> {
 }
 
 /// A safetensors file of these tensors with random values.
-pub fn safetensors(shapes: &BTreeMap<String, Vec<usize>>, seed: u32) -> Vec<u8> {
+pub(crate) fn safetensors(shapes: &BTreeMap<String, Vec<usize>>, seed: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -147,7 +146,7 @@ pub fn safetensors(shapes: &BTreeMap<String, Vec<usize>>, seed: u32) -> Vec<u8> 
 }
 
 /// Writes the tiny encoder and gives the size of its files.
-pub fn tiny_encoder(folder: &Path, seed: u32) -> u64 {
+pub(crate) fn tiny_encoder(folder: &Path, seed: u32) -> u64 {
     std::fs::create_dir_all(folder).unwrap();
     let files = [
         ("config.json", serde_json::to_vec(&config()).unwrap()),

@@ -1,7 +1,5 @@
 //! The JSON of text generation, against the scripted model.
 
-#![allow(clippy::unwrap_used)]
-
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;

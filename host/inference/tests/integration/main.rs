@@ -1,0 +1,11 @@
+//! The engine from outside, as one program: each further one would link candle again.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod embeddings;
+mod engine;
+mod hub;
+mod smollm2;
+mod store;
+mod support;
+mod text_generation;
