@@ -10,8 +10,6 @@
 
 mod bert;
 mod config;
-mod linear;
-mod ops;
 mod queue;
 mod tensors;
 mod tokens;

@@ -1,4 +1,4 @@
-//! CPU kernels that candle lacks, for decoder models that serve many sequences at once.
+//! CPU kernels that candle lacks, for decoder models that serve many sequences at once and for encoders.
 //!
 //! candle owns the tensor types, the block formats of quantized weights and every operation whose speed does not
 //! matter. What is here exists because a measurement asked for it: candle 0.11 has scalar code for Q4_1 and Q5_x on
@@ -9,6 +9,8 @@
 //!   [`matmul`] multiplies rows of int8 [`activations`] with them. [`candle_op`] offers the same as a candle op.
 //! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
 //! - [`elementwise`] holds the norms, rotations and activations between the products.
+//! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
+//!   products.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
 //!
 //! Every kernel takes an [`isa::Isa`] and has a scalar twin; tests compare the twins on random input. For one `Isa`
@@ -24,8 +26,10 @@ pub mod activations;
 pub mod attention;
 pub mod candle_op;
 pub mod elementwise;
+pub mod encoder;
 pub mod isa;
 pub mod kv;
+pub mod linear;
 pub mod matmul;
 pub mod threads;
 pub mod tiles;

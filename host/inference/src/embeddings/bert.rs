@@ -7,9 +7,11 @@
 use std::ops::Range;
 use std::path::Path;
 
+use host_kernels::encoder;
+use host_kernels::isa::Isa;
+use host_kernels::linear::{Packed, Rows, linear};
+
 use super::config::Config;
-use super::linear::{Packed, Rows, linear};
-use super::ops;
 use super::tensors::Tensors;
 use crate::backend::Pooling;
 
@@ -142,7 +144,7 @@ impl Layer {
         self.attention_norm.apply(states, projected, config.epsilon);
         for block in states.chunks_mut(ROWS * hidden) {
             self.up.apply(block, intermediate);
-            ops::activate(intermediate, config.activation);
+            encoder::activate(Isa::best(), intermediate, config.activation);
             self.down.apply(intermediate, projected);
             self.out_norm.apply(block, projected, config.epsilon);
         }
@@ -172,10 +174,10 @@ impl Attention<'_> {
                 let count = QUERIES.min(length - first);
                 let query = Rows { data: &self.qkv[(span.start + first) * stride + column..], stride, count };
                 resize(self.scores, count * length);
-                linear(query, self.keys, &[], self.scores, length);
-                ops::softmax(self.scores, length);
+                linear(Isa::best(), query, self.keys, &[], self.scores, length);
+                encoder::softmax(Isa::best(), self.scores, length);
                 let out = &mut context[(span.start + first) * hidden + column..];
-                linear(Rows::dense(self.scores, length), self.values, &[], out, hidden);
+                linear(Isa::best(), Rows::dense(self.scores, length), self.values, &[], out, hidden);
             }
         }
     }
@@ -191,7 +193,7 @@ impl Linear {
     fn apply(&self, x: &[f32], y: &mut Vec<f32>) {
         let rows = Rows::dense(x, self.weight.inputs());
         resize(y, rows.count * self.weight.outputs());
-        linear(rows, &self.weight, &self.bias, y, self.weight.outputs());
+        linear(Isa::best(), rows, &self.weight, &self.bias, y, self.weight.outputs());
     }
 }
 
@@ -203,7 +205,7 @@ impl Norm {
     }
 
     fn apply(&self, rows: &mut [f32], other: &[f32], epsilon: f32) {
-        ops::add_and_normalize(rows, other, &self.weight, &self.bias, epsilon);
+        encoder::add_and_normalize(Isa::best(), rows, other, &self.weight, &self.bias, epsilon);
     }
 }
 

@@ -1,5 +1,6 @@
 //! `config.json` of a BERT encoder, checked before anything is sized by it.
 
+use host_kernels::encoder::Activation;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,17 +16,6 @@ pub(super) struct Config {
     pub(super) types: usize,
     pub(super) epsilon: f32,
     pub(super) activation: Activation,
-}
-
-/// The nonlinearity between the two feed-forward products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
-    /// `x * Phi(x)` with the normal distribution's Phi.
-    Gelu,
-    /// The same with Phi approximated by tanh.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
 }
 
 #[derive(Deserialize)]

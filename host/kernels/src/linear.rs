@@ -5,15 +5,16 @@
 //! panel's row and multiplies it with one broadcast input per text row. The same packing serves attention, whose keys
 //! and values are the fixed matrix of one head for a moment.
 //!
-//! `unsafe` stands here for the intrinsics that load and store through pointers and for calling functions compiled for
-//! a processor's features after asking for them. Each kernel has the scalar [`tile_portable`] as its twin.
+//! Each kernel has the scalar `tile_portable` as its twin.
+
+use crate::isa::{Isa, Level};
 
 /// Outputs per panel: two AVX-512 registers, four AVX2 registers.
-pub(super) const NR: usize = 32;
+const NR: usize = 32;
 
 /// `W`, packed: panel after panel, in each panel input after input, [`NR`] outputs each, zero beyond the last output.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Packed {
+pub struct Packed {
     data: Vec<f32>,
     inputs: usize,
     outputs: usize,
@@ -21,14 +22,14 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Packs `outputs` rows of `inputs` values in row-major order.
-    pub(super) fn from_rows(rows: &[f32], outputs: usize, inputs: usize) -> Packed {
+    pub fn from_rows(rows: &[f32], outputs: usize, inputs: usize) -> Packed {
         let mut packed = Packed::default();
         packed.pack(outputs, inputs, |output, input| rows[output * inputs + input]);
         packed
     }
 
-    /// Packs anew, reusing the memory.
-    pub(super) fn pack(&mut self, outputs: usize, inputs: usize, at: impl Fn(usize, usize) -> f32) {
+    /// Packs anew, reusing the memory; `at` gives the weight of an output and an input.
+    pub fn pack(&mut self, outputs: usize, inputs: usize, at: impl Fn(usize, usize) -> f32) {
         let panels = outputs.div_ceil(NR);
         self.inputs = inputs;
         self.outputs = outputs;
@@ -47,31 +48,37 @@ impl Packed {
         }
     }
 
-    pub(super) fn inputs(&self) -> usize {
+    /// Values of a row of `x`.
+    pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    pub(super) fn outputs(&self) -> usize {
+    /// Values of a row of `y`.
+    pub fn outputs(&self) -> usize {
         self.outputs
     }
 }
 
 /// A matrix inside a slice: row `i` begins at `i * stride`.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) count: usize,
+pub struct Rows<'a> {
+    /// Where the rows lie.
+    pub data: &'a [f32],
+    /// Values from one row's begin to the next's.
+    pub stride: usize,
+    /// Rows.
+    pub count: usize,
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn dense(data: &'a [f32], width: usize) -> Self {
+    /// Rows of `width` values, one behind the other.
+    pub fn dense(data: &'a [f32], width: usize) -> Self {
         Self { data, stride: width, count: data.len().checked_div(width).unwrap_or(0) }
     }
 }
 
 /// `y = x Wᵀ + b`, `y` with its own stride. An empty bias is zero.
-pub(super) fn linear(x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32], y_stride: usize) {
+pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32], y_stride: usize) {
     let (inputs, outputs) = (weight.inputs, weight.outputs);
     if x.count == 0 || outputs == 0 {
         return;
@@ -79,7 +86,6 @@ pub(super) fn linear(x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32], 
     assert!((x.count - 1) * x.stride + inputs <= x.data.len(), "x is shorter than its rows");
     assert!((x.count - 1) * y_stride + outputs <= y.len(), "y is shorter than its rows");
     assert!(bias.is_empty() || bias.len() == outputs, "bias and weight differ");
-    let level = Level::of_this_machine();
     let mut tile_out = [0.0_f32; MAX_ROWS * NR];
     for panel in 0..outputs.div_ceil(NR) {
         let weights = &weight.data[panel * inputs * NR..(panel + 1) * inputs * NR];
@@ -91,8 +97,8 @@ pub(super) fn linear(x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32], 
         }
         let mut row = 0;
         while row < x.count {
-            let rows = level.rows().min(x.count - row);
-            level.tile(&x.data[row * x.stride..], x.stride, rows, weights, &initial, &mut tile_out);
+            let rows = isa.rows().min(x.count - row);
+            isa.tile(&x.data[row * x.stride..], x.stride, rows, weights, &initial, &mut tile_out);
             for (index, values) in tile_out.chunks_exact(NR).take(rows).enumerate() {
                 let start = (row + index) * y_stride + first;
                 y[start..start + width].copy_from_slice(&values[..width]);
@@ -105,61 +111,26 @@ pub(super) fn linear(x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32], 
 /// The most rows any kernel takes at once.
 const MAX_ROWS: usize = 12;
 
-/// Which kernel this machine can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    pub(super) fn of_this_machine() -> Level {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                return Level::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Level::Avx2;
-            }
-        }
-        Level::Portable
-    }
-
-    /// Every kernel this machine can run.
-    #[cfg(test)]
-    fn all() -> Vec<Level> {
-        let mut levels = vec![Level::Portable];
-        #[cfg(target_arch = "x86_64")]
-        match Level::of_this_machine() {
-            Level::Avx512 => levels.extend([Level::Avx2, Level::Avx512]),
-            Level::Avx2 => levels.push(Level::Avx2),
-            Level::Portable => {}
-        }
-        levels
-    }
-
+/// The kernels of each instruction set.
+impl Isa {
     /// Rows of `x` per tile: as many as leave room for the weights among the registers.
     fn rows(self) -> usize {
-        match self {
-            Level::Portable => 4,
+        match self.0 {
+            Level::Scalar => 4,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => 3,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => 12,
+            Level::Avx512Vnni => 12,
         }
     }
 
     fn tile(self, x: &[f32], stride: usize, rows: usize, weights: &[f32], initial: &[f32; NR], out: &mut Tile) {
         let inputs = weights.len() / NR;
         assert!(rows >= 1 && rows <= self.rows() && (rows - 1) * stride + inputs <= x.len());
-        match self {
-            Level::Portable => tile_portable(x, stride, rows, weights, initial, out),
-            // SAFETY: a level is only ever made when the processor has its features; the assertion above is what the
-            // kernels' pointers rely on.
+        match self.0 {
+            Level::Scalar => tile_portable(x, stride, rows, weights, initial, out),
+            // SAFETY: an `Isa` of this level exists only where detection found its features; the assertion above is what
+            // the kernels' pointers rely on.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe {
                 match rows {
@@ -170,7 +141,7 @@ impl Level {
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe {
+            Level::Avx512Vnni => unsafe {
                 match rows {
                     1 => x86::tile_avx512::<1>(x, stride, weights, initial, out),
                     2 => x86::tile_avx512::<2>(x, stride, weights, initial, out),
@@ -305,7 +276,7 @@ mod tests {
             let (x, w, bias) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
             let packed = Packed::from_rows(&w, outputs, inputs);
             let mut y = vec![0.0; rows * outputs];
-            linear(Rows::dense(&x, inputs), &packed, &bias, &mut y, outputs);
+            linear(Isa::best(), Rows::dense(&x, inputs), &packed, &bias, &mut y, outputs);
             for row in 0..rows {
                 for output in 0..outputs {
                     let terms = (0..inputs).map(|k| f64::from(x[row * inputs + k]) * f64::from(w[output * inputs + k]));
@@ -323,13 +294,13 @@ mod tests {
         let (inputs, stride) = (65, 70);
         let (x, weights) = (numbers(12 * stride, 4), numbers(inputs * NR, 5));
         let initial: [f32; NR] = std::array::from_fn(|index| index as f32 / 8.0);
-        for level in Level::all() {
-            for rows in 1..=level.rows() {
+        for isa in Isa::available() {
+            for rows in 1..=isa.rows() {
                 let (mut expected, mut got) = ([0.0; MAX_ROWS * NR], [0.0; MAX_ROWS * NR]);
                 tile_portable(&x, stride, rows, &weights, &initial, &mut expected);
-                level.tile(&x, stride, rows, &weights, &initial, &mut got);
+                isa.tile(&x, stride, rows, &weights, &initial, &mut got);
                 for (got, expected) in got.iter().zip(expected) {
-                    assert!((got - expected).abs() < 1e-5, "{level:?} {rows}: {got} {expected}");
+                    assert!((got - expected).abs() < 1e-5, "{isa:?} {rows}: {got} {expected}");
                 }
             }
         }
@@ -339,6 +310,6 @@ mod tests {
     #[should_panic(expected = "x is shorter than its rows")]
     fn rows_beyond_the_slice_are_refused() {
         let packed = Packed::from_rows(&[1.0; 8], 2, 4);
-        linear(Rows { data: &[0.0; 7], stride: 4, count: 2 }, &packed, &[], &mut [0.0; 4], 2);
+        linear(Isa::best(), Rows { data: &[0.0; 7], stride: 4, count: 2 }, &packed, &[], &mut [0.0; 4], 2);
     }
 }
