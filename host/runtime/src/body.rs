@@ -98,6 +98,8 @@ pub struct ResponseBody {
     announced: Option<u64>,
     /// The answer to HEAD has a body that nobody reads.
     unread: bool,
+    /// How it broke off, until that is told.
+    broken: Option<BodyError>,
     context: Arc<RequestContext>,
 }
 
@@ -107,7 +109,15 @@ impl ResponseBody {
         if inner.is_end_stream() {
             context.finish();
         }
-        Self { inner, left: limit, limit, announced, unread, context }
+        Self { inner, left: limit, limit, announced, unread, broken: None, context }
+    }
+
+    /// Tells of the error when asked again. A server that hears of it closes the connection at once, with whatever it has
+    /// not yet sent; asked to wait, it sends that first.
+    fn break_off(&mut self, cx: &Context<'_>, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -116,33 +126,39 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        Poll::Ready(match std::task::ready!(polled) {
+        match std::task::ready!(polled) {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 if bytes > self.left {
                     let failure = Failure::ResponseTooLarge { limit: self.limit };
                     self.context.fail(failure.clone());
-                    return Poll::Ready(Some(Err(failure.into())));
+                    return self.break_off(cx, failure.into());
                 }
                 self.left -= bytes;
                 self.announced = self.announced.map(|announced| announced.saturating_sub(bytes));
-                Some(Ok(frame))
+                Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => Some(Err(self.context.failure().map_or(BodyError::BrokenOff, BodyError::Failed))),
+            Some(Err(_)) => {
+                let error = self.context.failure().map_or(BodyError::BrokenOff, BodyError::Failed);
+                self.break_off(cx, error)
+            }
             // A guest that was ended, or ended itself, looks like the end of the body from here.
             None => match self.context.failure() {
-                Some(failure) => Some(Err(failure.into())),
+                Some(failure) => self.break_off(cx, failure.into()),
                 None => {
                     self.context.finish();
-                    None
+                    Poll::Ready(None)
                 }
             },
-        })
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.broken.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

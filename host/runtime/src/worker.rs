@@ -146,6 +146,11 @@ impl<X: Extension> Worker<X> {
             context.fail(failure.clone());
             failure
         })?;
+        if let Some(failure) = context.failure() {
+            // A guest that was told of a broken limit may still have had the time to say something.
+            tracing::warn!(worker = context.worker(), request = context.id(), "{failure}");
+            return Err(failure);
+        }
         let response = response.map(|body| ResponseBody::new(body, limits.response_bytes, unread, context.clone()));
         if multiplexed && !context.is_finished() {
             // A peer may leave one stream of a lively connection unread, where no timeout of the connection sees it and
