@@ -29,16 +29,12 @@ fn the_first_piece_of_a_stream_leaves_before_the_last_is_made() {
         let mut head = host.send("POST", "/stream", &[], body.as_bytes()).head();
         assert_eq!(head.status, 200, "{flavour}");
         assert_eq!(head.header("content-type"), Some("text/event-stream"), "{flavour}");
-        let start = Instant::now();
-        let mut text = String::new();
-        let mut first = None;
+        let mut text = String::from_utf8(head.piece().unwrap().unwrap()).unwrap();
+        assert!(text.starts_with("data: {") && !text.contains("[DONE]"), "{flavour}: not a piece but all: {text}");
         while let Some(piece) = head.piece().unwrap() {
             text.push_str(&String::from_utf8(piece).unwrap());
-            first.get_or_insert(start.elapsed());
         }
-        let (first, last) = (first.unwrap(), start.elapsed());
-        assert!(last - first >= Duration::from_millis(600), "{flavour}: first after {first:?}, last after {last:?}");
-        assert!(text.starts_with("data: {") && text.ends_with("data: [DONE]\n\n"), "{flavour}: {text}");
+        assert!(text.ends_with("data: [DONE]\n\n"), "{flavour}: {text}");
     }
 }
 
@@ -58,10 +54,12 @@ fn whole_streamed_and_read_answers_are_the_same() {
 fn parallel_calls_run_in_parallel() {
     for flavour in FLAVOURS {
         let host = scripted(flavour, "reply = \"a b c d\"\ndelay_ms = 250");
-        let start = Instant::now();
         let outputs = host.post("/parallel?n=8", &call("x")).json();
         assert_eq!(outputs["outputs"].as_array().map(Vec::len), Some(8), "{flavour}: {outputs}");
-        assert!(start.elapsed() < Duration::from_secs(7), "{flavour}: one after the other would take 8 s");
+        host.wait_for_log("generation ended");
+        let log = host.log();
+        let before_the_first_end = log.split("generation ended").next().unwrap();
+        assert_eq!(before_the_first_end.matches("generation started").count(), 8, "{flavour}: {log}");
     }
 }
 
@@ -120,9 +118,9 @@ fn a_narrowed_grant_refuses_other_models() {
     for flavour in FLAVOURS {
         let host = Host::worker(
             &guest("ai", flavour),
-            "[ai]\nbinding = \"AI\"\nmodels = [\"allowed\"]\n\
-             [[ai.models]]\nname = \"allowed\"\ntask = \"text-generation\"\nbackend = \"mock\"\n\
-             [[ai.models]]\nname = \"other\"\ntask = \"text-generation\"\nbackend = \"mock\"\n",
+            "[ai]\nbinding = \"AI\"\nmodels = [\n\"allowed\",\n\
+             { name = \"allowed\", task = \"text-generation\", backend = \"mock\" },\n\
+             { name = \"other\", task = \"text-generation\", backend = \"mock\" },\n]\n",
         );
         let call = |model: &str| host.post("/run", &json!({ "model": model, "inputs": { "prompt": "hi" } }));
         assert_eq!(call("allowed").json()["response"], json!("hi"), "{flavour}");

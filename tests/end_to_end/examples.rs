@@ -41,7 +41,7 @@ fn chat_answers_whole_and_in_a_stream() {
 fn search_ranks_by_meaning() {
     let host = examples();
     let ask = |path: &str| host.send_to("search.localhost", "GET", path, &[], b"").read();
-    for (question, word) in [("how+do+plants+make+energy", "plant"), ("what+is+the+capital+of+france", "Paris")] {
+    for (question, word) in [("how+do+plants+make+energy", "plants"), ("why+does+the+ground+shake", "Earthquakes")] {
         let reply = ask(&format!("/?q={question}"));
         assert_eq!(reply.status, 200, "{}", reply.text());
         let results = reply.json();
@@ -50,7 +50,7 @@ fn search_ranks_by_meaning() {
         let scores: Vec<f64> = results.iter().map(|result| result["score"].as_f64().unwrap()).collect();
         assert!(scores.windows(2).all(|pair| pair[0] >= pair[1]), "{scores:?}");
         let best = results[0]["text"].as_str().unwrap();
-        assert!(best.to_lowercase().contains(&word.to_lowercase()), "{question}: {best}");
+        assert!(best.contains(word), "{question}: {best}");
     }
 }
 

@@ -77,7 +77,7 @@ impl Host {
         let lines = log.clone();
         // From here on, dropping it ends the process.
         let mut host = Host { child, port: 0, log, _folder: folder };
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let mut log = lines.lock().expect("the log");
                 log.push_str(&line);
@@ -88,7 +88,10 @@ impl Host {
         loop {
             line.clear();
             let read = stdout.read_line(&mut line).expect("a line");
-            assert!(read > 0, "the host ended before it was ready:\n{}", host.log());
+            if read == 0 {
+                let _ = reader.join();
+                panic!("the host ended before it was ready");
+            }
             if let Some(url) = line.trim().strip_prefix("Ready on http://") {
                 host.port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
                 return host;
@@ -115,7 +118,7 @@ impl Host {
         }
     }
 
-    /// Waits until the host has logged the end of a request's instance, so that nothing of it runs any more.
+    /// A GET to the worker `w`.
     pub(crate) fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], b"").read()
     }

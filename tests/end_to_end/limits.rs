@@ -61,7 +61,7 @@ fn waiting_is_not_counted_as_cpu_time() {
 
 #[test]
 fn a_guest_that_never_answers_is_ended_by_the_wall_clock() {
-    for (flavour, host) in hosts("wall_ms = 1000") {
+    for (flavour, host) in hosts("wall_ms = 5000") {
         assert_page(&host.get("/never"), 504, 1102, flavour);
         still_serves(&host, flavour);
     }
@@ -69,7 +69,7 @@ fn a_guest_that_never_answers_is_ended_by_the_wall_clock() {
 
 #[test]
 fn a_body_without_end_is_ended_by_the_wall_clock() {
-    for (flavour, host) in hosts("wall_ms = 1500") {
+    for (flavour, host) in hosts("wall_ms = 6000") {
         let reply = host.get("/slow-drip?ms=50");
         assert_eq!(reply.status, 200, "{flavour}");
         assert!(!reply.complete && !reply.body.is_empty(), "{flavour}: {} bytes", reply.body.len());

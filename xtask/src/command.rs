@@ -49,3 +49,11 @@ pub(crate) fn exists(program: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success())
 }
+
+/// Has clippy's compiler build the workspace's own crates, so that one build both lints and tests them. A separate
+/// `cargo clippy` would compile the metadata of every dependency a second time.
+pub(crate) fn lint_while_building(cargo: &mut Command) {
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver");
+    // clippy-driver reads its arguments from here, each ended by this marker, as `cargo clippy` passes them.
+    cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+}

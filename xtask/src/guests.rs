@@ -17,7 +17,7 @@ use crate::{cache, command};
 
 /// In cargo's order of building: a package's last build is what a plain `NAME.wasm` is left as, and that is to be the
 /// default flavour.
-const FLAVOURS: [&str; 2] = ["p3", "p2"];
+pub(crate) const FLAVOURS: [&str; 2] = ["p3", "p2"];
 
 /// Smaller and faster guests; in the workspace's own profile these would slow down the build of the host.
 const PROFILE: [(&str, &str); 4] = [
@@ -70,13 +70,26 @@ struct Batch {
     results: Vec<(String, String)>,
 }
 
+/// What a warning in a guest does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lints {
+    /// It is printed.
+    Shown,
+    /// It ends the build, as do clippy's.
+    Denied,
+}
+
 /// Builds guests; cargo itself knows which are up to date.
 pub(crate) fn build(
     workspace: &Workspace,
     toolchain: &Toolchain,
     wanted: &Wanted<'_>,
+    lints: Lints,
     progress: &Progress,
 ) -> Result<()> {
+    if lints == Lints::Denied && !toolchain.has_clippy() {
+        progress.note("LEFT OUT: clippy's lints of guests: the packaged compiler has no clippy");
+    }
     if let Wanted::Named(names) = wanted {
         for name in *names {
             if !workspace.guests().any(|guest| guest.name == *name) {
@@ -94,6 +107,9 @@ pub(crate) fn build(
         progress.step(&format!("building guests for {GUEST_TARGET}{flavour}: {}", batch.packages.join(" ")));
         let (mut cargo, built) = toolchain.cargo(workspace);
         cargo.args(["build", "--release", "--target", GUEST_TARGET]).envs(PROFILE);
+        if lints == Lints::Denied && toolchain.has_clippy() {
+            command::lint_while_building(&mut cargo);
+        }
         if let Some(flavour) = batch.flavour {
             cargo.args(["--no-default-features", "--features", flavour]);
         }

@@ -64,7 +64,7 @@ enum Task {
     },
     /// Runs everything CI runs: format, lints, vendored files, set-up, guests, tests.
     Test {
-        /// Arguments for `cargo test`, after `--`.
+        /// Arguments for `cargo test` of the host's crates, after `--`.
         #[arg(last = true)]
         test_arguments: Vec<String>,
     },
@@ -103,7 +103,7 @@ fn run(task: Task) -> Result<()> {
         Task::Guests { names } => {
             let toolchain = toolchain::Toolchain::ready(&workspace, &progress)?;
             let wanted = if names.is_empty() { guests::Wanted::All } else { guests::Wanted::Named(&names) };
-            guests::build(&workspace, &toolchain, &wanted, &progress)
+            guests::build(&workspace, &toolchain, &wanted, guests::Lints::Shown, &progress)
         }
         Task::Serve { host_arguments } => serve::serve(&workspace, &host_arguments, &progress),
         Task::Test { test_arguments } => test::test(&workspace, &test_arguments, &progress),

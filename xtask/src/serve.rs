@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::guests::{self, Wanted};
+use crate::guests::{self, Lints, Wanted};
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
@@ -14,7 +14,7 @@ use crate::{command, models};
 pub(crate) fn serve(workspace: &Workspace, host_arguments: &[String], progress: &Progress) -> Result<()> {
     let toolchain = Toolchain::ready(workspace, progress)?;
     models::fetch(workspace, progress)?;
-    guests::build(workspace, &toolchain, &Wanted::Examples, progress)?;
+    guests::build(workspace, &toolchain, &Wanted::Examples, Lints::Shown, progress)?;
     let mut host = Command::new(workspace.host()?);
     host.args(["serve", "-c", "wrangler-like.toml"]).args(host_arguments).current_dir(&workspace.root);
     progress.step(&command::shown(&host));

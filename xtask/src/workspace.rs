@@ -58,15 +58,17 @@ impl Workspace {
         self.root.join("target").join(GUEST_TARGET).join("release")
     }
 
-    /// Builds and names the `host` binary.
+    /// Builds and names the `host` program.
     pub(crate) fn host(&self) -> Result<PathBuf> {
-        self.binary("host-cli", "host")
+        self.program("host")
     }
 
-    /// Builds a package in release mode and names one of its binaries. Cargo itself knows whether anything is to do.
-    pub(crate) fn binary(&self, package: &str, binary: &str) -> Result<PathBuf> {
-        command::run(self.cargo().args(["build", "--release", "--package", package]))?;
-        Ok(self.target_dir.join("release").join(binary))
+    /// Builds a program in release mode and names it. Cargo itself knows whether anything is to do. The selection of
+    /// packages is the same for every program: another one would compile the dependencies anew with other features.
+    pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        let selection = ["--package", "host-cli", "--package", "host-bench", "--bin", name];
+        command::run(self.cargo().args(["build", "--release"]).args(selection))?;
+        Ok(self.target_dir.join("release").join(name))
     }
 
     pub(crate) fn packages(&self) -> &[Package] {
@@ -114,7 +116,10 @@ impl Package {
 pub(crate) fn metadata(arguments: &[&str]) -> Result<Value> {
     let mut cargo = Command::new(cargo_program());
     // From the root: asked inside a member, cargo names that member alone as the default.
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Clones that share a target directory also share this program: the clone that runs it counts, not the one that
+    // compiled it.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&package).join("..");
     cargo.args(["metadata", "--format-version", "1"]).args(arguments).current_dir(root);
     serde_json::from_str(&command::output(&mut cargo)?).context("cargo metadata printed no JSON")
 }

@@ -14,7 +14,7 @@ use super::figures::{Better, Figure, Side, order};
 use super::server::Server;
 use crate::cache::Slot;
 use crate::command;
-use crate::guests::{self, Wanted};
+use crate::guests::{self, Lints, Wanted};
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
@@ -69,10 +69,10 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progres
         bail!("--runs, --requests and --connections must be at least 1");
     }
     let toolchain = Toolchain::ready(workspace, progress)?;
-    guests::build(workspace, &toolchain, &Wanted::Named(&[GUEST.to_owned()]), progress)?;
+    guests::build(workspace, &toolchain, &Wanted::Named(&[GUEST.to_owned()]), Lints::Shown, progress)?;
     progress.step("building the host and the load generator in release mode");
     let host = workspace.host()?;
-    let load = workspace.binary("host-bench", "http-load")?;
+    let load = workspace.program("http-load")?;
     let wasmtime = match &options.wasmtime {
         Some(path) => path.clone(),
         None => peer(workspace, progress)?,
@@ -166,10 +166,10 @@ fn peer(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
     progress
         .step(&format!("cargo install wasmtime-cli {WASMTIME} into {} (minutes of CPU, once)", slot.path.display()));
     let mut cargo = workspace.cargo();
-    cargo.args(["install", "wasmtime-cli", "--version", WASMTIME, "--locked", "--no-default-features"]);
-    cargo.args(["--features", FEATURES]).arg("--root").arg(&slot.path);
-    // A build directory of its own: a lock on the workspace's would stop every other build meanwhile.
-    cargo.env("CARGO_TARGET_DIR", workspace.cache.join("bench/build"));
+    // Without `--locked`, and in the workspace's build directory: its dependencies are then mostly those of the host, of
+    // the same versions, and compiled already.
+    cargo.args(["install", "wasmtime-cli", "--version", WASMTIME, "--no-default-features", "--features", FEATURES]);
+    cargo.arg("--root").arg(&slot.path).env("CARGO_TARGET_DIR", &workspace.target_dir);
     command::run(&mut cargo)?;
     Ok(binary)
 }

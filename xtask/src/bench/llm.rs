@@ -42,7 +42,7 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progres
     }
     models::fetch(workspace, progress)?;
     progress.step("building the measuring program in release mode");
-    let ours = workspace.binary("host-bench", "llm-bench")?;
+    let ours = workspace.program("llm-bench")?;
     let python = environment(workspace, progress)?;
     let model = command::output(Command::new(&ours).args(["--locate", MODEL]))?;
     let bench = Measurement {

@@ -242,7 +242,7 @@ fn a_pull_killed_at_any_step_leaves_nothing_half() {
     let mut deaths = 0;
     loop {
         let ended = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_pull_killed_at_any_step_leaves_nothing_half"])
+            .args(["--exact", "store::a_pull_killed_at_any_step_leaves_nothing_half"])
             .env(FOLDER, place.folder.path())
             .env(DEATH, deaths.to_string())
             .output()
