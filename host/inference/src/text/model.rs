@@ -279,18 +279,20 @@ impl Prepare {
 
     fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
         let GenerateRequest { tenant, prompt, sampling, stop, max_tokens } = request;
-        let text = match prompt {
-            Prompt::Raw(text) => text,
+        let (text, rendered) = match prompt {
+            Prompt::Raw(text) => (text, false),
             Prompt::Messages(messages) => {
                 let Some(template) = &self.template else {
                     return Err(AiError::bad_input("this model has no chat template: send 'prompt' with 'raw': true"));
                 };
-                template.render(&messages).map_err(|error| AiError::bad_input(format!("at '/messages': {error}")))?
+                let messages = self.vocabulary.marks().cut(messages);
+                let text = template.render(&messages);
+                (text.map_err(|error| AiError::bad_input(format!("at '/messages': {error}")))?, true)
             }
         };
         // Known before any of it is read, which bounds the work that a prompt can ask for.
         self.check(self.vocabulary.fewest_tokens(text.len()), max_tokens)?;
-        let tokens = self.vocabulary.encode(&text);
+        let tokens = if rendered { self.vocabulary.encode_rendered(&text) } else { self.vocabulary.encode(&text) };
         let prompt = tokens.map_err(|error| AiError::bad_input(format!("at '/prompt': {error}")))?;
         if prompt.is_empty() {
             return Err(AiError::bad_input("at '/prompt': the prompt is empty"));

@@ -19,6 +19,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use super::gguf::{GgufError, View};
+use super::marks::{self, Marks};
 
 /// Token types of the format: a token that stands for no text, and one that its author added to the vocabulary.
 const CONTROL: i64 = 3;
@@ -69,6 +70,7 @@ pub struct Vocabulary {
     longest: usize,
     bos: Option<u32>,
     end_of_turn: Vec<u32>,
+    marks: Marks,
     add_bos: bool,
     bos_text: String,
     eos_text: String,
@@ -108,6 +110,8 @@ impl Vocabulary {
             }
         }
         let (bytes, ends, longest) = token_bytes(&tokens, &kind);
+        let control = (0..tokens.len()).filter(|id| kind(*id) == CONTROL);
+        let marks = Marks::new(control.map(|id| tokens[id]));
         let text = |id: Option<u32>| {
             id.and_then(|id| tokens.get(id as usize)).map(|token| (*token).to_owned()).unwrap_or_default()
         };
@@ -122,6 +126,7 @@ impl Vocabulary {
             longest,
             bos,
             end_of_turn,
+            marks,
         })
     }
 
@@ -141,14 +146,34 @@ impl Vocabulary {
     /// # Errors
     /// When the tokenizer cannot split the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| TokenizerError::Encode(e.to_string()))?;
-        let mut ids = encoding.get_ids().to_vec();
+        self.encode_pieces([text])
+    }
+
+    /// As [`Self::encode`], of a prompt rendered from messages whose [`Self::marks`] were cut.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot split the text.
+    pub fn encode_rendered(&self, prompt: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_pieces(marks::pieces(prompt))
+    }
+
+    fn encode_pieces<'a>(&self, pieces: impl IntoIterator<Item = &'a str>) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        for piece in pieces {
+            let encoding = self.tokenizer.encode_fast(piece, false);
+            ids.extend_from_slice(encoding.map_err(|e| TokenizerError::Encode(e.to_string()))?.get_ids());
+        }
         if let (true, Some(bos)) = (self.add_bos, self.bos)
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
         }
         Ok(ids)
+    }
+
+    /// The texts that [`Self::encode`] takes for control tokens.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// A lower bound on the tokens of a text of `bytes` bytes, known without reading it. Normalization may compose
