@@ -122,6 +122,20 @@ fn a_client_that_leaves_ends_its_request() {
 }
 
 #[test]
+fn an_instance_answers_as_many_requests_as_its_worker_says() {
+    for (instances, second) in
+        [("", ["1", "2"]), ("instances = \"fresh\"", ["1", "1"]), ("instances = \"reuse\"", ["2", "2"])]
+    {
+        for (flavour, second) in FLAVOURS.into_iter().zip(second) {
+            let host = Host::worker(&guest("echo", flavour), instances);
+            assert_eq!(host.get("/twice").text(), "1", "{flavour} {instances}");
+            host.wait_for_log("status=200");
+            assert_eq!(host.get("/twice").text(), second, "{flavour} {instances}");
+        }
+    }
+}
+
+#[test]
 fn a_kept_connection_answers_one_request_after_the_other() {
     let host = echo("p3");
     let mut stream = host.connect();

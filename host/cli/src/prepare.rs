@@ -9,7 +9,7 @@ use host_bindings::{Bindings, Grants, outbound};
 use host_config::{Device, LoadOptions, ModelSource, Project};
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalModel, LocalSource};
 use host_inference::{Task, backend, store};
-use host_runtime::{Compiled, Limits, Runtime, RuntimeConfig, Worker, WorkerConfig};
+use host_runtime::{Compiled, Instances, Limits, Runtime, RuntimeConfig, Worker, WorkerConfig};
 
 use crate::args::ProjectArgs;
 use crate::exit::Failed;
@@ -73,6 +73,10 @@ fn link(
         name: name.to_owned(),
         limits: limits(&worker.limits),
         extension: Bindings::new(grants, engine.clone(), client.clone()),
+        instances: worker.instances.map(|instances| match instances {
+            host_config::Instances::Fresh => Instances::Fresh,
+            host_config::Instances::Reuse => Instances::Reuse,
+        }),
     };
     Worker::new(runtime, &compiled, config).map_err(|error| fault(&error))
 }

@@ -30,6 +30,12 @@ const WORKER: &[Key] = &[
     key("main", Takes::Text, "the component to run, a `.wasm` file, relative to the binding file"),
     key("compatibility_date", Takes::Text, "the day, as in \"2025-10-08\", whose behaviour the worker was written for"),
     key("compatibility_flags", Takes::Texts, "single changes of behaviour to switch on or off"),
+    key(
+        "instances",
+        Takes::Choice(&["fresh", "reuse"]),
+        "\"reuse\" lets an instance answer one request after the other and keep its globals, \"fresh\" gives each request \
+         its own; default \"fresh\" for WASI 0.2, \"reuse\" for WASI 0.3 (the host's own)",
+    ),
     key("route", Takes::TextOrTable(&ROUTE), "one route; see `routes`"),
     key("routes", Takes::TextsOrTables(&ROUTE), "the hosts and paths that the worker answers, as in \"example.com/*\""),
     key("vars", Takes::Json, "variables: strings reach the worker as text, anything else as JSON"),

@@ -15,7 +15,7 @@ use crate::outbound::{Outbound, destination};
 use crate::route::{HostPattern, PathPattern, Route};
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Node, Table, Value};
-use crate::worker::{AiGrant, Binding, CompatibilityDate, Limits};
+use crate::worker::{AiGrant, Binding, CompatibilityDate, Instances, Limits};
 
 /// What one table says about a worker.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub(crate) struct Layer {
     pub(crate) main: Option<Option<Spanned<String>>>,
     pub(crate) compatibility_date: Option<CompatibilityDate>,
     pub(crate) compatibility_flags: Option<Vec<String>>,
+    pub(crate) instances: Option<Instances>,
     pub(crate) routes: Option<Vec<Spanned<Route>>>,
     pub(crate) limits: Option<Limits>,
     pub(crate) outbound: Option<Outbound>,
@@ -66,6 +67,11 @@ pub(crate) fn decode(table: &Table, span: Span, report: &mut Report) -> Layer {
         main: text("main"),
         compatibility_date: compatibility_date(table, report),
         compatibility_flags: table.array("compatibility_flags").map(|nodes| owned_texts(Some(nodes))),
+        instances: table.text("instances").and_then(|(text, _)| match text {
+            "fresh" => Some(Instances::Fresh),
+            "reuse" => Some(Instances::Reuse),
+            _ => None,
+        }),
         routes: routes(table, report),
         limits: table.table("limits").map(limits),
         outbound: table.table("outbound").map(|table| outbound(table, report)),

@@ -52,4 +52,4 @@ pub use outbound::Outbound;
 pub use project::{Dev, Project};
 pub use route::{HostPattern, PathPattern, Route, RouteError, Specificity};
 pub use tree::Syntax;
-pub use worker::{AiGrant, Binding, CompatibilityDate, DateError, Limits, Secret, Worker};
+pub use worker::{AiGrant, Binding, CompatibilityDate, DateError, Instances, Limits, Secret, Worker};

@@ -33,6 +33,10 @@ pub struct Worker {
     pub compatibility_date: Option<CompatibilityDate>,
     /// Single changes of behaviour. Key `compatibility_flags`.
     pub compatibility_flags: Vec<String>,
+    /// Whether an instance answers one request or many; none for what its kind of component is made for. Key
+    /// `instances`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Instances>,
     /// Everything in its environment, of any kind, by name.
     pub bindings: BTreeMap<String, Binding>,
     /// What it may use. Key `limits`.
@@ -42,6 +46,16 @@ pub struct Worker {
     /// Where in its file more would be granted.
     #[serde(skip)]
     pub(crate) home: Home,
+}
+
+/// How long an instance of a worker lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instances {
+    /// One request: requests share nothing.
+    Fresh,
+    /// Many requests, one after the other: what the worker keeps in globals is there for the next.
+    Reuse,
 }
 
 /// One entry of a worker's environment.

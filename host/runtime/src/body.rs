@@ -94,7 +94,7 @@ pub struct ResponseBody {
     inner: WasiBody,
     left: u64,
     limit: u64,
-    /// What is still to come by the body's own account.
+    /// What is still to come by the body's own account or the head's.
     announced: Option<u64>,
     /// The answer to HEAD has a body that nobody reads.
     unread: bool,
@@ -104,8 +104,15 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(inner: WasiBody, limit: u64, unread: bool, context: Arc<RequestContext>) -> Self {
-        let announced = inner.size_hint().exact();
+    /// `length` is what the head says of the body's size.
+    pub(crate) fn new(
+        inner: WasiBody,
+        length: Option<u64>,
+        limit: u64,
+        unread: bool,
+        context: Arc<RequestContext>,
+    ) -> Self {
+        let announced = inner.size_hint().exact().or(length);
         if inner.is_end_stream() {
             context.finish();
         }

@@ -27,4 +27,4 @@ pub use engine::{Runtime, RuntimeConfig, StartError};
 pub use failure::Failure;
 pub use limits::Limits;
 pub use state::{Extension, OutboundResult, State};
-pub use worker::{LinkError, Worker, WorkerConfig};
+pub use worker::{Instances, LinkError, Worker, WorkerConfig};

@@ -7,6 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -29,10 +30,12 @@ use crate::control::{RequestContext, RequestIds, Slot};
 use crate::limits::{CpuMeter, meter_cpu};
 use crate::{Compiled, Extension, Failure, Flavour, Limits, Runtime, State};
 
-/// Requests that one WASI 0.3 instance answers before it is replaced.
+/// Requests that an instance answers before it is replaced.
 const REUSE: usize = 1000;
-/// How long an instance waits for another request.
+/// How long an instance waits for another request, when there were more of them than one.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long a worker's last instance waits for another request, with what it keeps in its globals.
+const LAST_IDLE: Duration = Duration::from_secs(60);
 
 /// Why a component cannot become a worker.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,17 @@ pub struct WorkerConfig<X> {
     pub limits: Limits,
     /// What it was granted.
     pub extension: X,
+    /// How long its instances live; none for what its flavour is made for.
+    pub instances: Option<Instances>,
+}
+
+/// How long an instance lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instances {
+    /// One request.
+    Fresh,
+    /// Many requests, one after the other.
+    Reuse,
 }
 
 /// A worker that answers requests. Cheap to clone.
@@ -89,10 +103,12 @@ impl<X: Extension> Worker<X> {
             worker: name.clone(),
             limits: config.limits.clone(),
             extension: config.extension,
-            reuse: match compiled.flavour() {
-                Flavour::P2 => 1,
-                Flavour::P3 => REUSE,
+            // A WASI 0.2 component may rely on answering once; one of WASI 0.3 is made for many requests.
+            reuse: match (config.instances, compiled.flavour()) {
+                (Some(Instances::Fresh), _) | (None, Flavour::P2) => 1,
+                (Some(Instances::Reuse), _) | (None, Flavour::P3) => REUSE,
             },
+            last: Arc::default(),
             pre,
         });
         Ok(Self(Arc::new(Inner {
@@ -151,7 +167,10 @@ impl<X: Extension> Worker<X> {
             tracing::warn!(worker = context.worker(), request = context.id(), "{failure}");
             return Err(failure);
         }
-        let response = response.map(|body| ResponseBody::new(body, limits.response_bytes, unread, context.clone()));
+        let length = response.headers().get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let response =
+            response.map(|body| ResponseBody::new(body, length, limits.response_bytes, unread, context.clone()));
         if multiplexed && !context.is_finished() {
             // A peer may leave one stream of a lively connection unread, where no timeout of the connection sees it and
             // the guest may have ended long ago.
@@ -222,6 +241,8 @@ struct Handler<X: Extension> {
     limits: Limits,
     extension: X,
     reuse: usize,
+    /// Whether an idle instance is the one that stays longer.
+    last: Arc<AtomicBool>,
 }
 
 impl<X: Extension> HandlerState for Handler<X> {
@@ -242,7 +263,12 @@ impl<X: Extension> HandlerState for Handler<X> {
             store,
             proxy,
             view: <State<X> as WasiHttpView>::http,
-            expiration: Expiration { slot: slot.clone(), wall: self.limits.wall, timer: None },
+            expiration: Expiration {
+                slot: slot.clone(),
+                wall: self.limits.wall,
+                timer: None,
+                last: LastIdle { taken: self.last.clone(), ours: false },
+            },
             state: InstanceState {
                 slot,
                 meter,
@@ -318,6 +344,34 @@ struct Expiration {
     slot: Arc<Slot>,
     wall: Duration,
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
+    last: LastIdle,
+}
+
+/// One idle instance of each worker may stay longer than the others, so that what it keeps outlives a pause while a burst
+/// of requests leaves no crowd of idle instances behind.
+struct LastIdle {
+    taken: Arc<AtomicBool>,
+    ours: bool,
+}
+
+impl LastIdle {
+    /// Whether this idle instance is the one.
+    fn claim(&mut self) -> bool {
+        self.ours = self.ours || !self.taken.swap(true, Ordering::Relaxed);
+        self.ours
+    }
+
+    fn give_up(&mut self) {
+        if std::mem::take(&mut self.ours) {
+            self.taken.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for LastIdle {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 impl Expiration {
@@ -349,8 +403,10 @@ impl WorkerExpiration for Expiration {
             return Poll::Ready(());
         }
         if status == WorkerStatus::Idle && request.is_finished() {
-            return self.poll_deadline(cx, since + IDLE);
+            let idle = if self.last.claim() { LAST_IDLE } else { IDLE };
+            return self.poll_deadline(cx, since + idle);
         }
+        self.last.give_up();
         let wall = self.wall;
         std::task::ready!(self.poll_deadline(cx, request.started() + wall));
         request.fail(Failure::WallExceeded { limit: wall });
