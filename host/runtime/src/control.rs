@@ -103,6 +103,10 @@ impl RequestContext {
         self.failure.get().cloned()
     }
 
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
     /// The best explanation of a trap.
     pub(crate) fn explain_trap(&self) -> Failure {
         self.failure.get().or(self.suspicion.get()).cloned().unwrap_or(Failure::Exception)
@@ -166,6 +170,11 @@ impl Slot {
 
     pub(crate) fn get(&self) -> Option<Arc<RequestContext>> {
         self.lock().clone()
+    }
+
+    /// As [`Self::get`] for a look, which spares a count of references where looks are many.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&RequestContext) -> T) -> Option<T> {
+        self.lock().as_deref().map(at)
     }
 
     pub(crate) fn fail(&self, failure: Failure) {

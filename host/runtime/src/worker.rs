@@ -294,12 +294,15 @@ impl<X: Extension> WorkerState for InstanceState<X> {
     type RequestData = Arc<RequestContext>;
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
-        if total >= self.reuse || self.slot.get().is_some_and(|request| request.failure().is_some()) {
-            return ShouldAccept::Never;
+        let seen = self.slot.look(|request| (request.has_failed(), request.is_finished()));
+        match seen {
+            _ if total >= self.reuse => ShouldAccept::Never,
+            Some((true, _)) => ShouldAccept::Never,
+            // The head of an answer may be out while its body is still being written.
+            Some((false, false)) => ShouldAccept::No,
+            _ if concurrent > 0 => ShouldAccept::No,
+            _ => ShouldAccept::Yes,
         }
-        // The head of an answer may be out while its body is still being written.
-        let answering = self.slot.get().is_some_and(|request| !request.is_finished());
-        if concurrent > 0 || answering { ShouldAccept::No } else { ShouldAccept::Yes }
     }
 
     fn on_request_start(
@@ -394,22 +397,25 @@ impl Expiration {
 
 impl WorkerExpiration for Expiration {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, since: Instant) -> Poll<()> {
-        let Some(request) = self.slot.get() else {
+        let seen = self.slot.look(|request| {
+            request.register(cx.waker());
+            (request.has_failed(), request.is_finished(), request.started())
+        });
+        let Some((failed, finished, started)) = seen else {
             let deadline = since + self.wall;
             return self.poll_deadline(cx, deadline);
         };
-        request.register(cx.waker());
-        if request.failure().is_some() {
+        if failed {
             return Poll::Ready(());
         }
-        if status == WorkerStatus::Idle && request.is_finished() {
+        if status == WorkerStatus::Idle && finished {
             let idle = if self.last.claim() { LAST_IDLE } else { IDLE };
             return self.poll_deadline(cx, since + idle);
         }
         self.last.give_up();
         let wall = self.wall;
-        std::task::ready!(self.poll_deadline(cx, request.started() + wall));
-        request.fail(Failure::WallExceeded { limit: wall });
+        std::task::ready!(self.poll_deadline(cx, started + wall));
+        self.slot.fail(Failure::WallExceeded { limit: wall });
         Poll::Ready(())
     }
 }
