@@ -103,7 +103,8 @@ fn two_hundred_streams_at_once_lose_nothing() {
         for reply in whole {
             assert_eq!(reply.status, 200, "{flavour}: {}", reply.text());
             assert!(reply.complete && reply.text().ends_with("data: [DONE]\n\n"), "{flavour}: {}", reply.text());
-            assert_eq!(reply.text().matches("word").count(), TOKENS, "{flavour}");
+            // Beside each token stand random letters, which may spell the word too.
+            assert_eq!(reply.text().matches(r#"word","p""#).count(), TOKENS, "{flavour}");
         }
         let start = Instant::now();
         while host.log().matches("generation ended").count() < STREAMS {
