@@ -234,5 +234,5 @@ fn requests_that_do_not_end_are_cut_off_after_the_grace() {
     host.terminate();
     assert!(host.wait().success());
     drop(under_way);
-    assert!(host.log().contains("cut off"), "{}", host.log());
+    host.wait_for_log("cut off");
 }
