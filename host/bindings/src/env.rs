@@ -23,14 +23,16 @@ pub(crate) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()>
 
 impl wit::Host for State<Bindings> {
     fn bindings(&mut self) -> wasmtime::Result<Vec<wit::Binding>> {
-        let entries = self.extension().grants().env().iter().map(|(name, value)| {
+        let entries = self.extension().grants().env().iter().filter_map(|(name, value)| {
             let (kind, value) = match value {
                 EnvValue::Text(text) => (wit::Kind::Text, text.clone()),
-                EnvValue::Json(json) => (wit::Kind::Json, json.clone()),
+                EnvValue::Json(json) => (wit::Kind::Json, json.to_string()),
                 EnvValue::Secret(secret) => (wit::Kind::Secret, secret.expose().to_owned()),
                 EnvValue::Ai(_) => (wit::Kind::Ai, String::new()),
+                // Released versions of the interface have no kind for what can only be fetched from.
+                EnvValue::Assets(_) | EnvValue::Service(_) => return None,
             };
-            wit::Binding { name: name.clone(), kind, value }
+            Some(wit::Binding { name: name.clone(), kind, value })
         });
         Ok(entries.collect())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use host_assets::Assets;
 use host_config::{AiGrant, Binding, Missing, Secret};
 use host_inference::AiError;
 
@@ -17,10 +18,14 @@ pub struct Grants {
 /// One entry of `env` that this host serves.
 pub(crate) enum EnvValue {
     Text(String),
-    /// The JSON text of a variable that is not a string.
-    Json(String),
+    /// A variable that is not a string.
+    Json(serde_json::Value),
     Secret(Secret),
     Ai(AiGrant),
+    /// The worker's static files.
+    Assets(Assets),
+    /// Another worker of the project, by its name.
+    Service(String),
 }
 
 /// A worker's grants that cannot be carried out.
@@ -48,14 +53,16 @@ pub struct MissingGrant {
 }
 
 impl Grants {
-    /// Reads a worker's grants.
-    pub fn new(worker: &host_config::Worker) -> Result<Self, GrantError> {
+    /// Reads a worker's grants. `assets` are its static files, if it has some.
+    pub fn new(worker: &host_config::Worker, assets: Option<&Assets>) -> Result<Self, GrantError> {
         let env = worker.bindings.iter().filter_map(|(name, binding)| {
             let value = match binding {
                 Binding::Text(text) => EnvValue::Text(text.clone()),
-                Binding::Json(json) => EnvValue::Json(json.to_string()),
+                Binding::Json(json) => EnvValue::Json(json.clone()),
                 Binding::Secret(secret) => EnvValue::Secret(secret.clone()),
                 Binding::Ai(grant) => EnvValue::Ai(grant.clone()),
+                Binding::Assets => EnvValue::Assets(assets?.clone()),
+                Binding::Service { service, .. } => EnvValue::Service(service.clone()),
                 _ => return None,
             };
             Some((name.clone(), value))
@@ -71,6 +78,10 @@ impl Grants {
 
     pub(crate) fn env(&self) -> &BTreeMap<String, EnvValue> {
         &self.env
+    }
+
+    pub(crate) fn flags(&self) -> &[String] {
+        &self.worker.compatibility_flags
     }
 
     pub(crate) fn outbound(&self) -> &Policy {

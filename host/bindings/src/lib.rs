@@ -10,6 +10,8 @@ mod ai;
 mod env;
 mod grants;
 pub mod outbound;
+mod script;
+mod site;
 
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use wasmtime::component::{HasData, Linker};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
 pub use grants::{GrantError, Grants, MissingGrant};
+pub use site::{Answerer, Services, Site};
 
 /// One worker's bindings, as its stores hold them. Cheap to clone.
 #[derive(Clone)]
@@ -30,12 +33,13 @@ struct Inner {
     grants: Grants,
     engine: Engine,
     client: outbound::Client,
+    services: Services,
 }
 
 impl Bindings {
     /// Joins what a worker was granted with what answers it.
-    pub fn new(grants: Grants, engine: Engine, client: outbound::Client) -> Self {
-        Self(Arc::new(Inner { grants, engine, client }))
+    pub fn new(grants: Grants, engine: Engine, client: outbound::Client, services: Services) -> Self {
+        Self(Arc::new(Inner { grants, engine, client, services }))
     }
 
     pub(crate) fn grants(&self) -> &Grants {
@@ -44,6 +48,10 @@ impl Bindings {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.0.services
     }
 }
 
@@ -66,6 +74,15 @@ impl Extension for Bindings {
             Ok((response, transmission))
         }
         .boxed()
+    }
+
+    fn call(
+        &self,
+        context: Option<Arc<RequestContext>>,
+        binding: &str,
+        request: http::Request<WasiBody>,
+    ) -> BoxFuture<'static, http::Response<WasiBody>> {
+        script::call(self.clone(), context, binding, request)
     }
 }
 

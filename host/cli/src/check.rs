@@ -1,23 +1,24 @@
 //! `host check`: everything that `host serve` does before it binds a port.
 
+use host_config::Project;
 use serde_json::json;
 
 use crate::args::CheckArgs;
 use crate::exit::{Done, Failed};
+use crate::prepare::Workshop;
 use crate::{prepare, table};
 
 /// Checks the binding files and their components.
 pub(crate) fn run(args: CheckArgs) -> Done {
-    let checked = prepare::project(&args.project).and_then(prepare::prepare);
+    let checked = check(&args);
     if !args.json {
-        let prepared = checked?;
-        print!("{}", table::bindings(&prepared.project));
+        print!("{}", table::bindings(&checked?));
         println!("no faults");
         return Ok(());
     }
     match checked {
-        Ok(prepared) => {
-            println!("{}", json!({ "ok": true, "project": prepared.project, "faults": [] }));
+        Ok(project) => {
+            println!("{}", json!({ "ok": true, "project": project, "faults": [] }));
             Ok(())
         }
         Err(failed) => {
@@ -25,6 +26,15 @@ pub(crate) fn run(args: CheckArgs) -> Done {
             Err(failed.silent())
         }
     }
+}
+
+fn check(args: &CheckArgs) -> Result<Project, Failed> {
+    let project = prepare::project(&args.project)?;
+    let engine = prepare::engine(&project)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let sites = runtime.block_on(async { Workshop::open()?.sites(&project, &engine).await.map_err(Failed::usage) })?;
+    sites.services.clear();
+    Ok(project)
 }
 
 impl Failed {

@@ -2,88 +2,220 @@
 //!
 //! Everything that can be wrong is looked at before a port is taken, and every fault is told, not only the first.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::anyhow;
-use host_bindings::{Bindings, Grants, outbound};
-use host_config::{Device, LoadOptions, ModelSource, Project};
+use anyhow::Context as _;
+use host_assets::{Assets, navigation_prefers_assets};
+use host_bindings::{Bindings, Grants, Services, Site, outbound};
+use host_config::{Device, LoadOptions, Main, ModelSource, Project};
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalModel, LocalSource};
 use host_inference::{Task, backend, store};
-use host_runtime::{Compiled, Instances, Limits, Runtime, RuntimeConfig, Worker, WorkerConfig};
+use host_js::{BuildRequest, Builder, Built, Mapper, Progress as _, Toolchain};
+use host_runtime::{
+    Compiled, Instances, Limits, MapStack, Runtime, RuntimeConfig, Script, ScriptEngine, Worker, WorkerConfig,
+};
+use host_server::Served;
 
 use crate::args::ProjectArgs;
 use crate::exit::Failed;
-
-/// A project whose every worker has been compiled and linked.
-pub(crate) struct Prepared {
-    pub(crate) project: Project,
-    pub(crate) engine: Engine,
-    pub(crate) workers: Vec<Worker<Bindings>>,
-}
+use crate::progress::Steps;
 
 /// Reads the binding files. Warnings are printed.
 pub(crate) fn project(args: &ProjectArgs) -> Result<Project, Failed> {
-    let options = LoadOptions {
-        directory: PathBuf::new(),
-        files: args.config.clone(),
-        env: args.env.clone(),
-        vars: args.var.clone(),
-    };
-    let project = host_config::load(&options).map_err(Failed::usage)?;
+    let project = load(args)?;
     for warning in &project.warnings {
         eprintln!("{warning}\n");
     }
     Ok(project)
 }
 
-/// Makes the engine and the workers of a project.
-pub(crate) fn prepare(project: Project) -> Result<Prepared, Failed> {
-    let engine = Engine::new(engine_config(&project)).map_err(Failed::usage)?;
-    let runtime = Runtime::new(&RuntimeConfig { cache_directory: cache_directory() })?;
-    let client = outbound::Client::new()?;
-    let mut workers = Vec::new();
-    let mut faults = Vec::new();
-    for worker in &project.workers {
-        match link(worker, &runtime, &engine, &client) {
-            Ok(linked) => workers.push(linked),
-            Err(found) => faults.extend(found),
+/// Reads the binding files.
+pub(crate) fn load(args: &ProjectArgs) -> Result<Project, Failed> {
+    let options = LoadOptions {
+        directory: PathBuf::new(),
+        files: args.config.clone(),
+        env: args.env.clone(),
+        vars: args.var.clone(),
+    };
+    host_config::load(&options).map_err(Failed::usage)
+}
+
+/// What makes workers. What it has made once (the compiler, the JavaScript engine, the bundler) it keeps for the next.
+pub(crate) struct Workshop {
+    runtime: Runtime,
+    client: outbound::Client,
+    scripts: Option<Scripts>,
+}
+
+/// What scripts need beyond the rest.
+struct Scripts {
+    engine: ScriptEngine,
+    builder: Builder,
+}
+
+/// The workers of a project, linked and ready to answer.
+pub(crate) struct Sites {
+    pub(crate) served: Vec<Served>,
+    pub(crate) services: Services,
+}
+
+/// Every fault of a project's workers.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n\nerror: "))]
+pub(crate) struct WorkerFaults(Vec<String>);
+
+/// The engine of a project's models.
+pub(crate) fn engine(project: &Project) -> Result<Engine, Failed> {
+    Engine::new(engine_config(project)).map_err(Failed::usage)
+}
+
+impl Workshop {
+    pub(crate) fn open() -> Result<Self, Failed> {
+        let runtime = Runtime::new(&RuntimeConfig { cache_directory: cache("components") })?;
+        Ok(Self { runtime, client: outbound::Client::new()?, scripts: None })
+    }
+
+    /// Makes every worker of a project, and starts an instance of each script. Every fault is told, not only the first.
+    pub(crate) async fn sites(&mut self, project: &Project, engine: &Engine) -> Result<Sites, WorkerFaults> {
+        let services = Services::default();
+        let (mut served, mut faults) = (Vec::new(), Vec::new());
+        for worker in &project.workers {
+            match self.site(worker, engine, &services).await {
+                Ok(site) => served.push(Served { site, routes: worker.routes.clone() }),
+                Err(found) => faults.extend(found.into_iter().map(|fault| format!("worker {}: {fault}", worker.name))),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(WorkerFaults(faults));
+        }
+        services.set(served.iter().map(|served| &served.site));
+        Ok(Sites { served, services })
+    }
+
+    async fn site(
+        &mut self,
+        worker: &host_config::Worker,
+        engine: &Engine,
+        services: &Services,
+    ) -> Result<Site, Vec<String>> {
+        let assets = worker.assets.as_ref().map(|settings| {
+            let navigation = navigation_prefers_assets(worker.compatibility_date, &worker.compatibility_flags);
+            Assets::open(settings).map(|assets| assets.with_navigation(navigation))
+        });
+        let assets = assets.transpose().map_err(one)?;
+        let name = worker.name.as_str();
+        let Some(main) = &worker.main else { return Ok(Site::new(name, None, assets)) };
+        let at = |fault: &dyn Display| vec![format!("{}: {fault}", main.path().display())];
+        let grants = Grants::new(worker, assets.as_ref()).map_err(one)?;
+        let linked = match main {
+            Main::Component(path) => {
+                let compiled = compile(worker, path, &self.runtime).map_err(|error| at(&error))?;
+                let missing = grants.check_imports(compiled.imports());
+                if !missing.is_empty() {
+                    return Err(missing.iter().flat_map(|missing| at(missing)).collect());
+                }
+                let config = self.config(worker, grants, engine, services);
+                Worker::new(&self.runtime, &compiled, config).map_err(|error| at(&error))?
+            }
+            Main::Script(path) => {
+                let env = grants.script_env();
+                let (script, engine_component) = self.script(worker, path, env).map_err(|fault| vec![fault])?;
+                let config = self.config(worker, grants, engine, services);
+                Worker::script(&self.runtime, &engine_component, script, config).map_err(|error| at(&error))?
+            }
+        };
+        linked.start().await.map_err(|fault| at(&fault))?;
+        Ok(Site::new(name, Some(linked), assets))
+    }
+
+    fn config(
+        &self,
+        worker: &host_config::Worker,
+        grants: Grants,
+        engine: &Engine,
+        services: &Services,
+    ) -> WorkerConfig<Bindings> {
+        WorkerConfig {
+            name: worker.name.as_str().into(),
+            limits: limits(&worker.limits),
+            extension: Bindings::new(grants, engine.clone(), self.client.clone(), services.clone()),
+            instances: worker.instances.map(|instances| match instances {
+                host_config::Instances::Fresh => Instances::Fresh,
+                host_config::Instances::Reuse => Instances::Reuse,
+            }),
         }
     }
-    if !faults.is_empty() {
-        return Err(Failed::usage(anyhow!("{}", faults.join("\n\nerror: "))));
+
+    /// Builds a script where its sources have changed, and reads it.
+    fn script(
+        &mut self,
+        worker: &host_config::Worker,
+        entry: &Path,
+        env: String,
+    ) -> Result<(Script, ScriptEngine), String> {
+        let built = self.build(worker, entry, false)?;
+        let scripts = self.scripts().map_err(|error| format!("{error:#}"))?;
+        let source = std::fs::read(&built.script)
+            .map_err(|error| format!("{} cannot be read: {error}", built.script.display()))?;
+        let map_stack = Mapper::read(&built.map, project_directory(worker)).ok().map(|mapper| {
+            let map_stack: MapStack = Arc::new(move |text: &str| mapper.map_text(text));
+            map_stack
+        });
+        Ok((Script { source: source.into(), env, map_stack }, scripts.engine.clone()))
     }
-    Ok(Prepared { project, engine, workers })
+
+    /// Builds a script. Its warnings are printed.
+    pub(crate) fn build(&mut self, worker: &host_config::Worker, entry: &Path, minify: bool) -> Result<Built, String> {
+        let request = BuildRequest {
+            entry: entry.to_owned(),
+            outdir: project_directory(worker).join(".host/build").join(worker.name.as_str()),
+            flags: worker.compatibility_flags.clone(),
+            minify,
+        };
+        let scripts = self.scripts().map_err(|error| format!("{error:#}"))?;
+        let built = scripts.builder.build(&request).map_err(|error| error.to_string())?;
+        for warning in &built.warnings {
+            eprintln!("{warning}");
+        }
+        let (worker, ms) = (worker.name.as_str(), built.duration.as_millis() as u64);
+        tracing::debug!(worker, bytes = built.bytes, ms, cached = built.cached, "bundled");
+        Ok(built)
+    }
+
+    /// The JavaScript engine and the bundler, made when the first script needs them.
+    fn scripts(&mut self) -> anyhow::Result<&mut Scripts> {
+        if self.scripts.is_none() {
+            let root = cache("").context("there is no cache directory: set HOME or HOST_CACHE_DIR")?;
+            let toolchain = Toolchain::ready(&root, &mut Steps)?;
+            let started = std::time::Instant::now();
+            let engine = self.runtime.script_engine(toolchain.runtime(), || {
+                Steps.step("compiling the JavaScript engine (once for this version of the host)");
+            })?;
+            tracing::debug!(ms = started.elapsed().as_millis() as u64, "the JavaScript engine is loaded");
+            self.scripts = Some(Scripts { engine, builder: Builder::new(&toolchain) });
+        }
+        self.scripts.as_mut().context("scripts were just made")
+    }
 }
 
-fn link(
+fn one(error: impl Display) -> Vec<String> {
+    vec![error.to_string()]
+}
+
+/// Where a worker's binding file lies.
+fn project_directory(worker: &host_config::Worker) -> &Path {
+    worker.file.parent().unwrap_or(Path::new("."))
+}
+
+fn compile(
     worker: &host_config::Worker,
+    main: &Path,
     runtime: &Runtime,
-    engine: &Engine,
-    client: &outbound::Client,
-) -> Result<Worker<Bindings>, Vec<String>> {
-    let (name, main) = (worker.name.as_str(), worker.main.display());
-    let fault = |what: &dyn std::fmt::Display| vec![format!("worker {name}: {main}: {what}")];
-    let compiled = compile(worker, runtime).map_err(|error| fault(&error))?;
-    let grants = Grants::new(worker).map_err(|error| vec![error.to_string()])?;
-    let missing = grants.check_imports(compiled.imports());
-    if !missing.is_empty() {
-        return Err(missing.iter().map(|missing| format!("worker {name}: {main}: {missing}")).collect());
-    }
-    let config = WorkerConfig {
-        name: name.to_owned(),
-        limits: limits(&worker.limits),
-        extension: Bindings::new(grants, engine.clone(), client.clone()),
-        instances: worker.instances.map(|instances| match instances {
-            host_config::Instances::Fresh => Instances::Fresh,
-            host_config::Instances::Reuse => Instances::Reuse,
-        }),
-    };
-    Worker::new(runtime, &compiled, config).map_err(|error| fault(&error))
-}
-
-fn compile(worker: &host_config::Worker, runtime: &Runtime) -> Result<Compiled, host_runtime::CompileError> {
+) -> Result<Compiled, host_runtime::CompileError> {
     let started = std::time::Instant::now();
-    let compiled = runtime.compile_file(&worker.main)?;
+    let compiled = runtime.compile_file(main)?;
     let how = if compiled.cached() { "loaded from the cache" } else { "compiled" };
     tracing::debug!(worker = worker.name.as_str(), ms = started.elapsed().as_millis() as u64, "{how}");
     Ok(compiled)
@@ -137,11 +269,11 @@ fn local_model(model: &host_config::ModelEntry) -> LocalModel {
     }
 }
 
-/// Where compiled components are kept: `$HOST_CACHE_DIR`, else `$XDG_CACHE_HOME/host`, else `~/.cache/host`.
-fn cache_directory() -> Option<PathBuf> {
+/// A directory of what can be made again: below `$HOST_CACHE_DIR`, else `$XDG_CACHE_HOME/host`, else `~/.cache/host`.
+fn cache(directory: &str) -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let root = variable("HOST_CACHE_DIR")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("host")))
         .or_else(|| variable("HOME").map(|home| home.join(".cache/host")))?;
-    Some(root.join("components"))
+    Some(root.join(directory))
 }

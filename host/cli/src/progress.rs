@@ -49,3 +49,16 @@ impl Progress for Bars {
         }
     }
 }
+
+/// The steps of a set-up, a line each on standard error.
+pub(crate) struct Steps;
+
+impl host_js::Progress for Steps {
+    fn step(&mut self, text: &str) {
+        eprintln!("==> {text}");
+    }
+
+    fn done(&mut self, text: &str) {
+        eprintln!(" ok {text}");
+    }
+}

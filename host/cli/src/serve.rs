@@ -4,29 +4,29 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use host_config::Project;
 use host_inference::engine::Engine;
-use host_server::{Router, Served, Server, ServerConfig};
+use host_server::{Router, Server, ServerConfig};
 
 use crate::args::{ServeArgs, listen_addresses};
 use crate::exit::{Done, Failed};
-use crate::prepare::Prepared;
+use crate::prepare::Workshop;
 use crate::{prepare, table};
 
 /// Serves until a signal to stop, then drains.
 pub(crate) fn run(args: ServeArgs) -> Done {
-    let prepared = prepare::prepare(prepare::project(&args.project)?)?;
+    let project = prepare::project(&args.project)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(prepared, &args))
+    runtime.block_on(serve(project, &args))
 }
 
-async fn serve(prepared: Prepared, args: &ServeArgs) -> Done {
-    let Prepared { project, engine, workers } = prepared;
+async fn serve(project: Project, args: &ServeArgs) -> Done {
+    let engine = prepare::engine(&project)?;
+    let sites = Workshop::open()?.sites(&project, &engine).await.map_err(Failed::usage)?;
     let ip = args.ip.as_deref().unwrap_or(&project.dev.ip);
     let port = args.port.unwrap_or(project.dev.port);
     let addresses = listen_addresses(ip).map_err(|error| Failed::usage(anyhow!(error)))?;
-    let routes = project.workers.iter().map(|worker| worker.routes.clone());
-    let served = workers.into_iter().zip(routes).map(|(worker, routes)| Served { worker, routes }).collect();
-    let server = bind(&addresses, port, Router::new(served))?;
+    let server = bind(&addresses, port, Router::new(sites.served))?;
 
     if args.warm {
         warm(&engine, project.ai.aliases.values()).await;
@@ -35,6 +35,7 @@ async fn serve(prepared: Prepared, args: &ServeArgs) -> Done {
     announce(&server, ip, project.workers.iter().map(|worker| worker.name.as_str()));
 
     let cut_off = server.run(stop_signal(), Duration::from_secs(args.grace)).await;
+    sites.services.clear();
     engine.shutdown().await;
     if cut_off > 0 {
         tracing::warn!("{cut_off} connections did not end within {} s and were cut off", args.grace);
@@ -43,7 +44,7 @@ async fn serve(prepared: Prepared, args: &ServeArgs) -> Done {
 }
 
 /// Listens on every address that this machine has: `localhost` is two, and a container may have only one of them.
-fn bind(addresses: &[IpAddr], port: u16, router: Router) -> Result<Server, Failed> {
+pub(crate) fn bind(addresses: &[IpAddr], port: u16, router: Router) -> Result<Server, Failed> {
     let usable: Vec<SocketAddr> = addresses
         .iter()
         .filter(|address| addresses.len() == 1 || std::net::TcpListener::bind((**address, 0)).is_ok())
@@ -55,7 +56,7 @@ fn bind(addresses: &[IpAddr], port: u16, router: Router) -> Result<Server, Faile
     })
 }
 
-async fn warm(engine: &Engine, models: impl Iterator<Item = &String>) {
+pub(crate) async fn warm(engine: &Engine, models: impl Iterator<Item = &String>) {
     for model in models {
         if let Err(error) = engine.warm(model).await {
             tracing::warn!("cannot load {model}: {error}");
@@ -63,7 +64,7 @@ async fn warm(engine: &Engine, models: impl Iterator<Item = &String>) {
     }
 }
 
-fn announce<'a>(server: &Server, ip: &str, names: impl ExactSizeIterator<Item = &'a str>) {
+pub(crate) fn announce<'a>(server: &Server, ip: &str, names: impl ExactSizeIterator<Item = &'a str>) {
     let addresses = server.addresses();
     let port = addresses.first().map_or(0, SocketAddr::port);
     let host = match addresses.first() {
@@ -82,7 +83,7 @@ fn announce<'a>(server: &Server, ip: &str, names: impl ExactSizeIterator<Item = 
 }
 
 /// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.
-async fn stop_signal() {
+pub(crate) async fn stop_signal() {
     wait_for_signal().await;
     tracing::info!("stopping; requests under way may end (a second signal stops at once)");
     tokio::spawn(async {

@@ -34,6 +34,8 @@ pub enum Missing {
     Bucket,
     /// Another worker.
     Service,
+    /// A binding for the worker's static files.
+    Assets,
     /// A private address or host, with or without a port, to connect to.
     PrivateDestination,
 }
@@ -63,7 +65,11 @@ impl Worker {
             Syntax::Toml => "#",
             Syntax::Jsonc => "//",
         };
-        let lines = explain(missing, name, &self.home);
+        // With files already, only the name is lacking; without, their directory is too.
+        let lines = match (missing, &self.assets) {
+            (Missing::Assets, Some(_)) => one(&["assets"], "binding", text(name)).write(&self.home),
+            _ => explain(missing, name, &self.home),
+        };
         match missing {
             Missing::Secret => format!("# .dev.vars beside {file}\n{lines}"),
             Missing::LocalModel => format!("{comment} {file}\n{lines}"),
@@ -85,12 +91,6 @@ struct Lines {
 fn explain(missing: Missing, name: &str, home: &Home) -> String {
     let text = text(name);
     let listing = || format!("[{text}]");
-    let one = |section, key: &str, value: String| Lines { section, repeated: false, keys: vec![(key.into(), value)] };
-    let many = |section, keys: &[(&str, &str)]| Lines {
-        section,
-        repeated: true,
-        keys: keys.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
-    };
     let lines = match missing {
         Missing::Secret => return format!("{}=\"…\"", key(name)),
         Missing::Ai => one(&["ai"], "binding", text),
@@ -103,14 +103,32 @@ fn explain(missing: Missing, name: &str, home: &Home) -> String {
         Missing::Database => many(&["d1_databases"], &[("binding", &text)]),
         Missing::Bucket => many(&["r2_buckets"], &[("binding", &text)]),
         Missing::Service => many(&["services"], &[("binding", &text), ("service", "\"…\"")]),
+        Missing::Assets => {
+            Lines { repeated: false, ..many(&["assets"], &[("directory", "\"./public\""), ("binding", &text)]) }
+        }
         Missing::PrivateDestination => one(&["outbound"], "allow_private", listing()),
     };
     // Models are the host's, whatever the worker.
     let everywhere = Home { syntax: home.syntax, listed: false, environment: None };
     let home = if missing == Missing::LocalModel { &everywhere } else { home };
-    match home.syntax {
-        Syntax::Toml => toml(&lines, home),
-        Syntax::Jsonc => json(&lines, home),
+    lines.write(home)
+}
+
+fn one(section: &'static [&'static str], key: &str, value: String) -> Lines {
+    Lines { section, repeated: false, keys: vec![(key.into(), value)] }
+}
+
+fn many(section: &'static [&'static str], keys: &[(&str, &str)]) -> Lines {
+    let keys = keys.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    Lines { section, repeated: true, keys }
+}
+
+impl Lines {
+    fn write(&self, home: &Home) -> String {
+        match home.syntax {
+            Syntax::Toml => toml(self, home),
+            Syntax::Jsonc => json(self, home),
+        }
     }
 }
 
@@ -174,7 +192,7 @@ fn text(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Missing; 12] = [
+    const ALL: [Missing; 13] = [
         Missing::Ai,
         Missing::Model,
         Missing::LocalModel,
@@ -186,6 +204,7 @@ mod tests {
         Missing::Database,
         Missing::Bucket,
         Missing::Service,
+        Missing::Assets,
         Missing::PrivateDestination,
     ];
 

@@ -27,7 +27,7 @@ pub static ENVIRONMENT: Section = Section { keys: &[WORKER, AI_OF_WORKER], ignor
 
 const WORKER: &[Key] = &[
     key("name", Takes::Text, "the worker's name, a DNS label: lower-case letters, digits and hyphens"),
-    key("main", Takes::Text, "the component to run, a `.wasm` file, relative to the binding file"),
+    key("main", Takes::Text, "the component (`.wasm`) or script to run, relative to the binding file"),
     key("compatibility_date", Takes::Text, "the day, as in \"2025-10-08\", whose behaviour the worker was written for"),
     key("compatibility_flags", Takes::Texts, "single changes of behaviour to switch on or off"),
     key(
@@ -290,9 +290,9 @@ pub static SERVICES: Section = Section {
     keys: &[&[
         BINDING,
         required("service", Takes::Text, "the name of the worker to call"),
-        key("entrypoint", Takes::Text, "the entrypoint to call; default the default export"),
-        key("environment", Takes::Text, "the environment of the worker to call"),
-        key("props", Takes::Json, "values passed to the entrypoint"),
+        key("entrypoint", Takes::Text, "the entrypoint to call; not acted on"),
+        key("environment", Takes::Text, "the environment of the worker to call; not acted on"),
+        key("props", Takes::Json, "values passed to the entrypoint; not acted on"),
         REMOTE,
     ]],
     ignored: &[],
@@ -307,20 +307,24 @@ pub static TRIGGERS: Section = Section {
 /// `[assets]`.
 pub static ASSETS: Section = Section {
     keys: &[&[
-        key("directory", Takes::Text, "the directory of the files, relative to the binding file"),
+        required("directory", Takes::Text, "the directory of the files, relative to the binding file"),
         key("binding", Takes::Text, "the name under which the worker sees the files"),
-        key("base_path", Takes::Text, "the path under which the files are served"),
+        key("base_path", Takes::Text, "the path under which the files are served; default \"/\""),
         key(
             "html_handling",
             Takes::Choice(&["auto-trailing-slash", "force-trailing-slash", "drop-trailing-slash", "none"]),
-            "how paths find HTML files",
+            "how paths find HTML files; default \"auto-trailing-slash\"",
         ),
         key(
             "not_found_handling",
             Takes::Choice(&["single-page-application", "404-page", "none"]),
-            "what answers a path without a file",
+            "what answers a path without a file; default \"none\"",
         ),
-        key("run_worker_first", Takes::FlagOrTexts, "whether, or for which paths, the worker answers before the files"),
+        key(
+            "run_worker_first",
+            Takes::FlagOrTexts,
+            "whether, or for which paths, as in \"/api/*\", the worker answers before the files; default `false`",
+        ),
     ]],
     ignored: &[],
 };

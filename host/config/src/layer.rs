@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::ai::check_model_name;
+use crate::assets::{self, AssetsLayer};
 use crate::cron;
 use crate::diagnostic::quoted;
 use crate::names::{is_binding, is_variable};
@@ -32,12 +33,14 @@ pub(crate) struct Layer {
     pub(crate) routes: Option<Vec<Spanned<Route>>>,
     pub(crate) limits: Option<Limits>,
     pub(crate) outbound: Option<Outbound>,
-    /// Whether `assets` stands in the layer: the only section with a binding that environments inherit.
-    pub(crate) has_assets: bool,
+    /// None if absent; `Some(None)` if it has the wrong type. The only section with a binding that environments inherit.
+    pub(crate) assets: Option<Option<AssetsLayer>>,
     /// In the order of the file; names are unique.
     pub(crate) bindings: Vec<Bound>,
     /// Sections that are read but not served, and where they stand.
     pub(crate) unserved: Vec<(&'static str, Span)>,
+    /// Keys of `[[services]]` that are read but not acted on, and where they stand.
+    pub(crate) unheeded: Vec<(&'static str, Span)>,
 }
 
 /// A binding, its name and the section it comes from.
@@ -75,9 +78,10 @@ pub(crate) fn decode(table: &Table, span: Span, report: &mut Report) -> Layer {
         routes: routes(table, report),
         limits: table.table("limits").map(limits),
         outbound: table.table("outbound").map(|table| outbound(table, report)),
-        has_assets: table.get("assets").is_some(),
+        assets: table.get("assets").map(|entry| entry.node.as_table().map(|assets| assets::decode(assets, report))),
         bindings: bindings.bound,
         unserved: unserved(table),
+        unheeded: unheeded(table),
     }
 }
 
@@ -176,11 +180,21 @@ fn outbound(table: &Table, report: &mut Report) -> Outbound {
 }
 
 /// Sections whose bindings are read but not served, by the table or tables that name the binding.
-const RESOURCES: &[&str] = &["kv_namespaces", "vectorize", "d1_databases", "r2_buckets", "services"];
+const RESOURCES: &[&str] = &["kv_namespaces", "vectorize", "d1_databases", "r2_buckets"];
 
 fn unserved(table: &Table) -> Vec<(&'static str, Span)> {
-    let sections = RESOURCES.iter().chain(&["queues", "triggers", "assets"]);
+    let sections = RESOURCES.iter().chain(&["queues", "triggers"]);
     sections.filter_map(|name| Some((*name, table.get(name)?.key_span))).collect()
+}
+
+/// What `[[services]]` says beyond the name of the worker to call.
+fn unheeded(table: &Table) -> Vec<(&'static str, Span)> {
+    let services = || table.array("services").unwrap_or_default().iter().filter_map(Node::as_table);
+    let keys =
+        [("entrypoint", "services.entrypoint"), ("environment", "services.environment"), ("props", "services.props")];
+    keys.into_iter()
+        .filter_map(|(key, path)| Some((path, services().find_map(|service| service.get(key))?.key_span)))
+        .collect()
 }
 
 /// Collects the bindings of a layer and finds names that are taken.
@@ -204,10 +218,17 @@ impl Bindings {
         for section in RESOURCES {
             self.resources(table.array(section), section, report);
         }
+        for table in table.array("services").unwrap_or_default().iter().filter_map(Node::as_table) {
+            if let (Some((name, span)), Some((service, _))) = (table.text("binding"), table.text("service")) {
+                let entrypoint = table.text("entrypoint").map(|(entrypoint, _)| entrypoint.to_owned());
+                let binding = Binding::Service { service: service.to_owned(), entrypoint };
+                self.add(name, span, "services", binding, report);
+            }
+        }
         let producers = table.table("queues").and_then(|queues| queues.array("producers"));
         self.resources(producers, "queues.producers", report);
         if let Some((name, span)) = table.table("assets").and_then(|assets| assets.text("binding")) {
-            self.add(name, span, "assets", Binding::Other { section: "assets" }, report);
+            self.add(name, span, "assets", Binding::Assets, report);
         }
     }
 

@@ -6,7 +6,7 @@
 //! crate parses a string of a binding file again.
 //!
 //! The crate knows nothing of WebAssembly, HTTP or models. It opens no file but the binding files and the secrets file
-//! beside each; of components and models it looks only whether they are there. Binding files are trusted to grant, but
+//! beside each; of components, scripts, assets and models it looks only whether they are there. Binding files are trusted to grant, but
 //! not to be well formed: whatever bytes they hold, loading ends in a project or in faults, in bounded time and memory.
 //!
 //! TOML and JSONC are two front ends of one spanned tree ([`Syntax`]). The keys are data ([`keys`], [`schema`]).
@@ -23,6 +23,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod ai;
+mod assets;
 mod cron;
 mod diagnostic;
 mod explain;
@@ -44,6 +45,7 @@ mod tree;
 mod worker;
 
 pub use ai::{Ai, Device, ModelEntry, ModelSource, Pooling, Task};
+pub use assets::{Assets, HtmlHandling, NotFoundHandling, PathGlob, RunWorkerFirst, Turn};
 pub use diagnostic::{Diagnostic, Faults, Severity};
 pub use explain::{Missing, explain_missing};
 pub use load::{FILE_NAMES, LoadOptions, load};
@@ -52,4 +54,4 @@ pub use outbound::Outbound;
 pub use project::{Dev, Project};
 pub use route::{HostPattern, PathPattern, Route, RouteError, Specificity};
 pub use tree::Syntax;
-pub use worker::{AiGrant, Binding, CompatibilityDate, DateError, Instances, Limits, Secret, Worker};
+pub use worker::{AiGrant, Binding, CompatibilityDate, DateError, Instances, Limits, Main, Secret, Worker};

@@ -224,7 +224,7 @@ impl Loader<'_> {
         Some(place)
     }
 
-    /// Puts one worker together; none if it has no usable name or `main`.
+    /// Puts one worker together; none if it has no usable name or nothing to answer with.
     fn worker(&mut self, file: &BindingFile, seat: &Seat<'_>, command_line: Option<FileId>) -> Option<Draft> {
         // Every environment is decoded for its faults; one of them counts.
         let top = layer::decode(seat.table, seat.span, &mut self.report);

@@ -4,7 +4,8 @@
 //! worker one by one and whole; bindings and variables are not inherited, so that a program in staging cannot reach
 //! what only production was given (wrangler's rule, and the reason for it).
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::diagnostic::quoted;
 use crate::explain::Home;
@@ -15,7 +16,7 @@ use crate::names::WorkerName;
 use crate::paths::absolute;
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Document, Node, Table};
-use crate::worker::Worker;
+use crate::worker::{Binding, Main, Worker};
 
 /// A place in a file that describes a worker.
 pub(crate) struct Seat<'t> {
@@ -75,14 +76,14 @@ fn misplaced(root: &Table, report: &mut Report) {
 pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report) -> Layer {
     warn_of_what_is_left_out(&top.bindings, &layer, name, report);
     let mut bindings = layer.bindings;
-    if !layer.has_assets {
+    if layer.assets.is_none() {
         // `assets` is inherited as `main` is, and its binding with it, unless the environment uses the name.
         let assets = top.bindings.into_iter().filter(|bound| bound.section == "assets");
         let free: Vec<Bound> = assets.filter(|bound| bindings.iter().all(|own| own.name != bound.name)).collect();
         bindings.extend(free);
     }
     let mut unserved = layer.unserved;
-    let inherited = top.unserved.into_iter().filter(|(section, _)| matches!(*section, "assets" | "triggers"));
+    let inherited = top.unserved.into_iter().filter(|(section, _)| *section == "triggers");
     let new: Vec<_> = inherited.filter(|(section, _)| unserved.iter().all(|(own, _)| own != section)).collect();
     unserved.extend(new);
     let own_name = layer.name.or_else(|| {
@@ -99,9 +100,10 @@ pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report)
         routes: layer.routes.or(top.routes),
         limits: layer.limits.or(top.limits),
         outbound: layer.outbound.or(top.outbound),
-        has_assets: layer.has_assets || top.has_assets,
+        assets: layer.assets.or(top.assets),
         bindings,
         unserved,
+        unheeded: layer.unheeded,
     }
 }
 
@@ -131,11 +133,14 @@ pub(crate) struct Draft {
     pub(crate) route_spans: Vec<Span>,
 }
 
-/// Makes a worker of a layer; none if it has no usable name or `main`.
+/// Makes a worker of a layer; none if it has no usable name, or neither a usable `main` nor usable assets.
 pub(crate) fn assemble(layer: Layer, file: &Path, directory: &Path, home: Home, report: &mut Report) -> Option<Draft> {
     for (section, span) in &layer.unserved {
         let message = format!("`{section}` is read, but this version of the host does not serve it");
         report.warn_once(section, *span, message, None);
+    }
+    for (key, span) in &layer.unheeded {
+        report.warn_once(key, *span, format!("`{key}` is read, but this version of the host does not act on it"), None);
     }
     let name = match &layer.name {
         Some(name) => name.as_ref().and_then(|name| worker_name(name, report)),
@@ -146,28 +151,42 @@ pub(crate) fn assemble(layer: Layer, file: &Path, directory: &Path, home: Home, 
         }
     };
     let main = match &layer.main {
-        Some(main) => main.as_ref().and_then(|main| component(main, directory, report)),
+        // What is wrong with a `main` that is there has been reported, and there is no worker without it.
+        Some(main) => Some(main.as_ref().and_then(|main| program(main, directory, report))),
+        None if layer.assets.is_some() => None,
         None => {
-            let help =
-                "add `main` with the component to run, as in `main = \"target/wasm32-wasip2/release/my_worker.wasm\"`";
+            let help = "add `main` with the component or script to run, as in `main = \"src/index.js\"` or \
+                        `main = \"target/wasm32-wasip2/release/my_worker.wasm\"`; a worker of static files alone has \
+                        `assets` instead";
             report.error_with_help(layer.span, "this worker has no `main`", help);
-            None
+            Some(None)
         }
     };
+    let has_main = main.is_some();
+    // As with `main`: none that is absent, or one that is right.
+    let assets = layer.assets.map(|assets| assets.and_then(|assets| assets.finish(directory, has_main, report)));
     let (name, name_span) = name?;
+    let main = main.map_or(Some(None), |main| main.map(Some))?;
+    let mut assets = assets.map_or(Some(None), |assets| assets.map(Some))?;
     let routes = layer.routes.unwrap_or_default();
     let route_spans = routes.iter().map(|route| route.span).collect();
+    let bindings: BTreeMap<String, Binding> = layer.bindings.into_iter().map(|it| (it.name, it.binding)).collect();
+    if let Some(assets) = &mut assets {
+        // An environment that inherits the files may have given their name to something else.
+        assets.binding = assets.binding.take().filter(|name| matches!(bindings.get(name), Some(Binding::Assets)));
+    }
     let worker = Worker {
         name,
-        main: main?,
+        main,
         file: file.to_owned(),
         routes: routes.into_iter().map(|route| route.value).collect(),
         compatibility_date: layer.compatibility_date,
         compatibility_flags: layer.compatibility_flags.unwrap_or_default(),
         instances: layer.instances,
-        bindings: layer.bindings.into_iter().map(|bound| (bound.name, bound.binding)).collect(),
+        bindings,
         limits: layer.limits.unwrap_or_default(),
         outbound: layer.outbound.unwrap_or_default(),
+        assets,
         home,
     };
     Some(Draft { worker, name_span, route_spans })
@@ -187,35 +206,40 @@ fn worker_name(name: &Spanned<String>, report: &mut Report) -> Option<(WorkerNam
     }
 }
 
-/// Endings of what a bundler would make a worker of.
-const SOURCES: &[&str] = &["ts", "js", "mjs", "cjs", "mts", "cts", "tsx", "jsx", "py"];
+/// Endings of programs in JavaScript and TypeScript.
+const SCRIPTS: &[&str] = &["js", "mjs", "cjs", "jsx", "ts", "mts", "cts", "tsx"];
 
-/// The component that `main` names, absolute.
-fn component(main: &Spanned<String>, directory: &Path, report: &mut Report) -> Option<PathBuf> {
+/// The program that `main` names.
+fn program(main: &Spanned<String>, directory: &Path, report: &mut Report) -> Option<Main> {
     let (text, span) = (main.value.as_str(), main.span);
     let ending =
         Path::new(text).extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if SOURCES.contains(&ending.as_str()) {
-        let message = format!("{} is no component: this version serves `.wasm` files only", quoted(text));
-        let help = "JavaScript, TypeScript and Python workers are not supported yet; name a component that was built for \
-                    wasm32-wasip2";
-        report.error_with_help(span, message, help);
+    let script = SCRIPTS.contains(&ending.as_str());
+    if ending == "py" {
+        let help = "write the worker in JavaScript or TypeScript, or name a component that was built for wasm32-wasip2";
+        report.error_with_help(span, format!("{} is a program in Python, which is not supported", quoted(text)), help);
         return None;
     }
-    if ending != "wasm" {
-        let help = "`main` names the component that the build makes, a `.wasm` file";
-        report.error_with_help(span, format!("{} is no `.wasm` file", quoted(text)), help);
+    if !script && ending != "wasm" {
+        let help =
+            "`main` names the component that the build makes, a `.wasm` file, or a script, as in \"src/index.js\"";
+        report.error_with_help(span, format!("{} is neither a `.wasm` file nor a script", quoted(text)), help);
         return None;
     }
     let path = absolute(directory, Path::new(text))?;
     match std::fs::metadata(&path) {
-        Ok(found) if found.is_file() => Some(path),
+        Ok(found) if found.is_file() && script => Some(Main::Script(path)),
+        Ok(found) if found.is_file() => Some(Main::Component(path)),
         Ok(_) => {
             report.error(span, format!("{} is not a file", quoted(text)));
             None
         }
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            report.error_with_help(span, format!("{} does not exist", quoted(text)), build_help(text));
+            let help = match script {
+                true => "the path is relative to the binding file".to_owned(),
+                false => build_help(text),
+            };
+            report.error_with_help(span, format!("{} does not exist", quoted(text)), help);
             None
         }
         Err(error) => {

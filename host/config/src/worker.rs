@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::assets::Assets;
 use crate::explain::Home;
 use crate::names::WorkerName;
 use crate::outbound::Outbound;
@@ -23,8 +24,8 @@ pub struct Worker {
     /// Its name, unique in the project, under which it answers at `http://<name>.localhost`. Key `name`; in an
     /// environment that sets none, `<name>-<environment>`.
     pub name: WorkerName,
-    /// The component file, absolute. It was there when the project was loaded. Key `main`.
-    pub main: PathBuf,
+    /// The program; none for a worker of assets alone, which then has some. Key `main`.
+    pub main: Option<Main>,
     /// The binding file that describes it, absolute.
     pub file: PathBuf,
     /// What it answers besides its own host name, in the order of the file. Keys `routes` and `route`.
@@ -43,9 +44,30 @@ pub struct Worker {
     pub limits: Limits,
     /// What it may connect to. Key `outbound`.
     pub outbound: Outbound,
+    /// Its static files. Key `assets`.
+    pub assets: Option<Assets>,
     /// Where in its file more would be granted.
     #[serde(skip)]
     pub(crate) home: Home,
+}
+
+/// The program of a worker. Its file is absolute and was there when the project was loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Main {
+    /// A WebAssembly component, a `.wasm` file.
+    Component(PathBuf),
+    /// A program in JavaScript or TypeScript, by its file's ending.
+    Script(PathBuf),
+}
+
+impl Main {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Main::Component(path) | Main::Script(path) => path,
+        }
+    }
 }
 
 /// How long an instance of a worker lives.
@@ -71,6 +93,16 @@ pub enum Binding {
     Secret(Secret),
     /// `[ai]`.
     Ai(AiGrant),
+    /// `[assets]` with a `binding`: the files of [`Worker::assets`].
+    Assets,
+    /// `[[services]]`.
+    Service {
+        /// The name of the worker to call. The project need not have it.
+        service: String,
+        /// The entrypoint to call, which is read and not acted on.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        entrypoint: Option<String>,
+    },
     /// A binding that is read, so that its name is taken, and that this version does not serve.
     Other {
         /// The section of the binding file, as in `kv_namespaces`.

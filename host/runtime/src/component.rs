@@ -82,28 +82,42 @@ impl Compiled {
 impl Runtime {
     /// As [`Self::compile`], from a file of which no more is read than a component may have.
     pub fn compile_file(&self, path: &Path) -> Result<Compiled, CompileError> {
+        self.compile(&Self::read_component(path)?)
+    }
+
+    pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>, CompileError> {
         let mut wasm = Vec::new();
         let read = File::open(path).and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut wasm));
         read.map_err(CompileError::Unreadable)?;
-        self.compile(&wasm)
+        Ok(wasm)
     }
 
     /// Compiles a component, or takes its code from the cache. Takes seconds for a large one: not for an async worker.
     pub fn compile(&self, wasm: &[u8]) -> Result<Compiled, CompileError> {
+        let (component, cached) = self.compile_plain(wasm)?;
+        let (imports, exports) = self.interfaces(&component);
+        let flavour = flavour(&exports).ok_or(CompileError::NoHandler { exports })?;
+        Ok(Compiled { component, flavour, imports, cached })
+    }
+
+    /// Whether the cache has code for a component, sound or not.
+    pub(crate) fn is_cached(&self, wasm: &[u8]) -> bool {
+        self.cache().is_some_and(|cache| cache.path(wasm).exists())
+    }
+
+    /// A component of any world, and whether its code came from the cache.
+    pub(crate) fn compile_plain(&self, wasm: &[u8]) -> Result<(Component, bool), CompileError> {
         check_preamble(wasm)?;
         let path = self.cache().map(|cache| cache.path(wasm));
         let kept = self.cache().zip(path.as_deref()).and_then(|(cache, path)| cache.load(self.engine(), path));
-        let cached = kept.is_some();
-        let component = match kept {
-            Some(component) => component,
-            None => Component::from_binary(self.engine(), wasm).map_err(CompileError::Invalid)?,
-        };
-        let (imports, exports) = self.interfaces(&component);
-        let flavour = flavour(&exports).ok_or(CompileError::NoHandler { exports })?;
-        if let (false, Some(cache), Some(path)) = (cached, self.cache(), &path) {
+        if let Some(component) = kept {
+            return Ok((component, true));
+        }
+        let component = Component::from_binary(self.engine(), wasm).map_err(CompileError::Invalid)?;
+        if let (Some(cache), Some(path)) = (self.cache(), &path) {
             cache.store(path, &component);
         }
-        Ok(Compiled { component, flavour, imports, cached })
+        Ok((component, false))
     }
 
     fn interfaces(&self, component: &Component) -> (Vec<String>, Vec<String>) {

@@ -24,6 +24,24 @@ pub(crate) enum Channel {
     Stderr,
 }
 
+impl Channel {
+    fn level(self) -> Level {
+        match self {
+            Self::Stdout => Level::Info,
+            Self::Stderr => Level::Warn,
+        }
+    }
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
 /// One standard stream of one instance.
 #[derive(Clone)]
 pub(crate) struct GuestLog(Arc<Inner>);
@@ -41,62 +59,77 @@ impl GuestLog {
         Self(Arc::new(Inner { channel, worker, slot, limit, line: Mutex::default() }))
     }
 
-    fn accept(&self, bytes: &[u8]) {
-        let request = self.0.slot.get();
-        let mut taken = bytes;
-        if let Some(request) = &request {
-            let before = request.charge_log(bytes.len() as u64);
-            let room = self.0.limit.saturating_sub(before);
-            if room < bytes.len() as u64 {
-                taken = &bytes[..room as usize];
-            }
-            if before <= self.0.limit && before + bytes.len() as u64 > self.0.limit {
-                tracing::warn!(
-                    worker = &*self.0.worker,
-                    request = request.id(),
-                    "log limit of {} bytes a request reached; the rest is dropped (limits.log_kb)",
-                    self.0.limit
-                );
+    /// What of `bytes` the request may still write.
+    fn charge<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let Some(request) = self.0.slot.get() else { return bytes };
+        let length = bytes.len() as u64;
+        let before = request.charge_log(length);
+        if before <= self.0.limit && before + length > self.0.limit {
+            tracing::warn!(
+                worker = &*self.0.worker,
+                request = request.id(),
+                "log limit of {} bytes a request reached; the rest is dropped (limits.log_kb)",
+                self.0.limit
+            );
+        }
+        let room = self.0.limit.saturating_sub(before);
+        if room < length { &bytes[..room as usize] } else { bytes }
+    }
+
+    /// Writes a text of its own level, whole lines of it.
+    pub(crate) fn say(&self, level: Level, text: &str) {
+        for line in self.charge(text.as_bytes()).split(|byte| *byte == b'\n') {
+            for part in line.chunks(LINE_BYTES) {
+                self.0.emit(level, part);
             }
         }
+    }
+
+    fn accept(&self, bytes: &[u8]) {
+        let taken = self.charge(bytes);
+        let level = self.0.channel.level();
         let mut line = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
         for part in taken.split_inclusive(|byte| *byte == b'\n') {
             let mut part = part;
             while line.len() + part.len() > LINE_BYTES {
                 let (head, tail) = part.split_at(LINE_BYTES - line.len());
                 line.extend_from_slice(head);
-                self.0.emit(&mut line);
+                self.0.emit(level, &line);
+                line.clear();
                 part = tail;
             }
             line.extend_from_slice(part);
             if line.last() == Some(&b'\n') {
                 line.pop();
-                self.0.emit(&mut line);
+                self.0.emit(level, &line);
+                line.clear();
             }
         }
     }
 }
 
 impl Inner {
-    fn emit(&self, line: &mut Vec<u8>) {
+    fn emit(&self, level: Level, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         // Control characters of a guest must not reach the operator's terminal.
         let text: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
         let request = self.slot.get();
         let request = request.as_deref().map_or("-", |request| request.id());
-        match self.channel {
-            Channel::Stdout => tracing::info!(target: "guest", worker = &*self.worker, request, "{text}"),
-            Channel::Stderr => tracing::warn!(target: "guest", worker = &*self.worker, request, "{text}"),
+        let worker = &*self.worker;
+        match level {
+            Level::Debug => tracing::debug!(target: "guest", worker, request, "{text}"),
+            Level::Info => tracing::info!(target: "guest", worker, request, "{text}"),
+            Level::Warn => tracing::warn!(target: "guest", worker, request, "{text}"),
+            Level::Error => tracing::error!(target: "guest", worker, request, "{text}"),
         }
-        line.clear();
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let mut line = std::mem::take(self.line.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let line = std::mem::take(self.line.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !line.is_empty() {
-            self.emit(&mut line);
+            self.emit(self.channel.level(), &line);
         }
     }
 }

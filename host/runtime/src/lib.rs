@@ -16,6 +16,8 @@ mod engine;
 mod failure;
 mod guest_log;
 mod limits;
+mod proxy;
+mod script;
 mod state;
 mod worker;
 
@@ -26,5 +28,6 @@ pub use control::{RequestContext, RequestIds};
 pub use engine::{Runtime, RuntimeConfig, StartError};
 pub use failure::Failure;
 pub use limits::Limits;
+pub use script::{EventFault, MapStack, Script, ScriptEngine, StartFault};
 pub use state::{Extension, OutboundResult, State};
 pub use worker::{Instances, LinkError, Worker, WorkerConfig};

@@ -14,6 +14,7 @@ use crate::Limits;
 use crate::control::{RequestContext, Slot};
 use crate::guest_log::{Channel, GuestLog};
 use crate::limits::MemoryMeter;
+use crate::script::{self, Exchange};
 
 /// Handles a guest may hold at once (requests, bodies, streams, fields, …).
 const RESOURCES: usize = 10_000;
@@ -35,6 +36,15 @@ pub trait Extension: Clone + Send + Sync + 'static {
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> BoxFuture<'static, OutboundResult>;
+
+    /// Answers a script's call of one of its bindings: the path and query of `request` say what is called. The sub-request
+    /// has been counted already.
+    fn call(
+        &self,
+        context: Option<Arc<RequestContext>>,
+        binding: &str,
+        request: http::Request<WasiBody>,
+    ) -> BoxFuture<'static, http::Response<WasiBody>>;
 }
 
 /// The data of one store: one instance of one worker.
@@ -43,6 +53,7 @@ pub struct State<X: Extension> {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks<X>,
+    console: GuestLog,
     pub(crate) memory: MemoryMeter,
 }
 
@@ -50,13 +61,16 @@ struct Hooks<X> {
     extension: X,
     slot: Arc<Slot>,
     subrequests: u32,
+    /// None for a component, which imports what it calls.
+    exchange: Option<Exchange>,
 }
 
 impl<X: Extension> State<X> {
     pub(crate) fn new(worker: &Arc<str>, limits: &Limits, slot: Arc<Slot>, extension: X) -> Self {
         let mut wasi = WasiCtxBuilder::new();
         let log = |channel| GuestLog::new(channel, worker.clone(), slot.clone(), limits.log_bytes);
-        wasi.stdout(log(Channel::Stdout)).stderr(log(Channel::Stderr));
+        let console = log(Channel::Stderr);
+        wasi.stdout(log(Channel::Stdout)).stderr(console.clone());
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         Self {
@@ -64,8 +78,25 @@ impl<X: Extension> State<X> {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             memory: MemoryMeter::new(limits.memory_bytes, slot.clone()),
-            hooks: Hooks { extension, slot, subrequests: limits.subrequests },
+            hooks: Hooks { extension, slot, subrequests: limits.subrequests, exchange: None },
+            console,
         }
+    }
+
+    /// The state of a script's instance.
+    pub(crate) fn with_exchange(mut self, exchange: Exchange) -> Self {
+        self.hooks.exchange = Some(exchange);
+        self
+    }
+
+    /// A script's present request.
+    pub(crate) fn exchange(&mut self) -> &mut Exchange {
+        self.hooks.exchange.get_or_insert_default()
+    }
+
+    /// Where a script's console writes.
+    pub(crate) fn console(&self) -> &GuestLog {
+        &self.console
     }
 
     /// What the worker was granted.
@@ -85,24 +116,22 @@ impl<X: Extension> State<X> {
 
     /// Counts one call of a binding as a sub-request and says whether the request may make it.
     pub fn charge_subrequest(&self) -> bool {
-        self.hooks.charge()
+        charge(&self.hooks.slot, self.hooks.subrequests)
     }
 }
 
-impl<X> Hooks<X> {
-    fn charge(&self) -> bool {
-        let Some(request) = self.slot.get() else { return false };
-        let granted = request.charge_subrequest(self.subrequests);
-        if !granted {
-            tracing::warn!(
-                worker = request.worker(),
-                request = request.id(),
-                "limit of {} sub-requests reached (limits.subrequests)",
-                self.subrequests
-            );
-        }
-        granted
+/// Counts a sub-request of the present request and says whether it is within `limit`.
+fn charge(slot: &Slot, limit: u32) -> bool {
+    let Some(request) = slot.get() else { return false };
+    let granted = request.charge_subrequest(limit);
+    if !granted {
+        tracing::warn!(
+            worker = request.worker(),
+            request = request.id(),
+            "limit of {limit} sub-requests reached (limits.subrequests)"
+        );
     }
+    granted
 }
 
 impl<X: Extension> WasiHttpHooks for Hooks<X> {
@@ -112,7 +141,12 @@ impl<X: Extension> WasiHttpHooks for Hooks<X> {
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
     ) -> Box<dyn Future<Output = OutboundResult> + Send> {
-        if !self.charge() {
+        if let Some(exchange) = self.exchange.as_mut().filter(|_| script::is_internal(request.uri())) {
+            let (slot, limit) = (&self.slot, self.subrequests);
+            let answer = script::send(&self.extension, exchange, slot.get(), request, || charge(slot, limit));
+            return Box::new(answer);
+        }
+        if !charge(&self.slot, self.subrequests) {
             return Box::new(async { Err(HttpError::ConnectionLimitReached) });
         }
         let send: Pin<Box<dyn Future<Output = OutboundResult> + Send>> =

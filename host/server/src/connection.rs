@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use host_bindings::{Answerer, Bindings, Site};
 use host_runtime::{RequestIds, ResponseBody, Worker};
 use http::header::HeaderValue;
 use http::uri::{Scheme, Uri};
@@ -64,8 +65,19 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
+/// The workers that a running server answers with.
+#[derive(Clone)]
+pub struct Routes(Arc<Shared>);
+
+impl Routes {
+    /// Lets `router` answer every request from now on. Requests under way end with what they began with.
+    pub fn replace(&self, router: Router) {
+        *self.0.router.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(router);
+    }
+}
+
 struct Shared {
-    router: Router,
+    router: RwLock<Arc<Router>>,
     config: ServerConfig,
     connections: Arc<Semaphore>,
     http: auto::Builder<TokioExecutor>,
@@ -89,12 +101,26 @@ impl Server {
         }
         let connections = Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS)));
         let http = http(&config);
-        Ok(Self { listeners, shared: Arc::new(Shared { router, config, connections, http, ids: RequestIds::new() }) })
+        Ok(Self {
+            listeners,
+            shared: Arc::new(Shared {
+                router: RwLock::new(Arc::new(router)),
+                config,
+                connections,
+                http,
+                ids: RequestIds::new(),
+            }),
+        })
     }
 
     /// The addresses listened on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// What replaces the workers of this server while it runs.
+    pub fn routes(&self) -> Routes {
+        Routes(self.shared.clone())
     }
 
     /// Answers until `stop` is ready, then takes no more requests, lets those under way end, and cuts off what has not
@@ -184,7 +210,8 @@ fn serve(
     });
 }
 
-type Answer = http::Response<Either<ResponseBody, Full<Bytes>>>;
+/// A worker's body, a page, or a file.
+type Answer = http::Response<Either<ResponseBody, Either<Full<Bytes>, host_assets::Body>>>;
 
 impl Shared {
     async fn answer(&self, mut request: http::Request<Incoming>) -> Answer {
@@ -194,13 +221,30 @@ impl Shared {
             .map(|authority| authority.as_str())
             .or_else(|| request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok()));
         let Some(host) = host else { return page(&Page::no_host(), &self.ids.next()) };
-        let Some(worker) = self.router.find(host, request.uri().path()) else {
+        let router = self.router.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(site) = router.find(host, request.uri().path()) else {
             return page(&Page::no_worker(host), &self.ids.next());
         };
         if let Some(uri) = absolute(request.uri(), host) {
             *request.uri_mut() = uri;
         }
-        run(worker, request).await
+        self.ask(site, request).await
+    }
+
+    async fn ask(&self, site: &Site, request: http::Request<Incoming>) -> Answer {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        match site.answerer(&head).await {
+            Answerer::Worker(worker) => run(worker, http::Request::from_parts(head, body)).await,
+            Answerer::Nobody => page(&Page::no_worker(site.name()), &self.ids.next()),
+            Answerer::Files(response) => {
+                let id = self.ids.next();
+                let mut answer = response.map(|body| Either::Right(Either::Right(body)));
+                name_request(&mut answer, &id);
+                log_access(site.name(), &id, &answer, started, &head.method, head.uri.path());
+                answer
+            }
+        }
     }
 }
 
@@ -216,9 +260,9 @@ fn absolute(target: &Uri, host: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-async fn run(worker: &Worker<host_bindings::Bindings>, request: http::Request<Incoming>) -> Answer {
+async fn run(worker: &Worker<Bindings>, request: http::Request<Incoming>) -> Answer {
     let context = worker.admit();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answer = match worker.handle(&context, request).await {
         Ok(response) => {
@@ -228,19 +272,23 @@ async fn run(worker: &Worker<host_bindings::Bindings>, request: http::Request<In
         }
         Err(failure) => page(&Page::from(&failure), context.id()),
     };
+    log_access(worker.name(), context.id(), &answer, started, &method, &path);
+    answer
+}
+
+fn log_access(worker: &str, request: &str, answer: &Answer, started: Instant, method: &http::Method, path: &str) {
     tracing::debug!(
         target: "access",
-        worker = worker.name(),
-        request = context.id(),
+        worker,
+        request,
         status = answer.status().as_u16(),
         ms = started.elapsed().as_millis() as u64,
         "{method} {path}"
     );
-    answer
 }
 
 fn page(page: &Page, request_id: &str) -> Answer {
-    let mut answer = page.response(request_id).map(Either::Right);
+    let mut answer = page.response(request_id).map(|body| Either::Right(Either::Left(body)));
     name_request(&mut answer, request_id);
     answer
 }

@@ -9,6 +9,6 @@ mod page;
 mod router;
 mod write_timeout;
 
-pub use connection::{BindError, Server, ServerConfig};
+pub use connection::{BindError, Routes, Server, ServerConfig};
 pub use page::Page;
 pub use router::{Router, Served};

@@ -3,21 +3,20 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use host_bindings::Bindings;
+use host_bindings::Site;
 use host_config::Route;
-use host_runtime::Worker;
 
 /// A worker and where it answers.
 pub struct Served {
-    /// The worker.
-    pub worker: Worker<Bindings>,
+    /// The worker with its files.
+    pub site: Site,
     /// Its routes beside `NAME.localhost`.
     pub routes: Vec<Route>,
 }
 
 /// Maps hosts and paths to workers. Every worker answers at `NAME.localhost`; a sole worker answers everything.
 pub struct Router {
-    workers: Vec<Worker<Bindings>>,
+    sites: Vec<Site>,
     by_name: HashMap<String, usize>,
     /// Most specific first.
     routes: Vec<(Route, usize)>,
@@ -26,19 +25,19 @@ pub struct Router {
 impl Router {
     /// A router over `served`, whose names differ.
     pub fn new(served: Vec<Served>) -> Self {
-        let mut router = Self { workers: Vec::new(), by_name: HashMap::new(), routes: Vec::new() };
-        for (index, Served { worker, routes }) in served.into_iter().enumerate() {
-            router.by_name.insert(worker.name().to_owned(), index);
-            router.workers.push(worker);
+        let mut router = Self { sites: Vec::new(), by_name: HashMap::new(), routes: Vec::new() };
+        for (index, Served { site, routes }) in served.into_iter().enumerate() {
+            router.by_name.insert(site.name().to_owned(), index);
+            router.sites.push(site);
             router.routes.extend(routes.into_iter().map(|route| (route, index)));
         }
         router.routes.sort_by_key(|(route, _)| Reverse(route.specificity()));
         router
     }
 
-    /// The worker for a host (with or without a port) and a path.
-    pub fn find(&self, host: &str, path: &str) -> Option<&Worker<Bindings>> {
-        if let [sole] = self.workers.as_slice() {
+    /// What answers for a host (with or without a port) and a path.
+    pub fn find(&self, host: &str, path: &str) -> Option<&Site> {
+        if let [sole] = self.sites.as_slice() {
             return Some(sole);
         }
         let host = without_port(host);
@@ -47,15 +46,15 @@ impl Router {
             rest.eq_ignore_ascii_case(".localhost").then(|| name.to_ascii_lowercase())
         });
         if let Some(index) = name.and_then(|name| self.by_name.get(&name)) {
-            return self.workers.get(*index);
+            return self.sites.get(*index);
         }
         let (_, index) = self.routes.iter().find(|(route, _)| route.matches(host, path))?;
-        self.workers.get(*index)
+        self.sites.get(*index)
     }
 
     /// Every worker.
-    pub fn workers(&self) -> &[Worker<Bindings>] {
-        &self.workers
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
     }
 }
 

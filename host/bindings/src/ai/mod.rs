@@ -1,6 +1,7 @@
 //! `workers:ai`: `env.AI.run` in both flavours of WASI.
 //!
-//! The flavours differ only in how a guest waits ([`p2`], [`p3`]). What a call may do, and what it gives, is here.
+//! The flavours differ only in how a guest waits ([`p2`], [`p3`]); scripts call over HTTP ([`wire`]). What a call may do,
+//! and what it gives, is here.
 
 /// Conversions between this module's types and the generated ones, which each flavour has of its own as `wit`.
 macro_rules! conversions {
@@ -29,7 +30,11 @@ macro_rules! conversions {
 
 mod p2;
 mod p3;
+mod wire;
 
+pub(crate) use wire::answer;
+
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,29 +73,35 @@ struct Admitted {
     call: Call,
 }
 
-/// Checks what can be checked at once: the grant and the sub-request limit.
+/// Checks what can be checked at once: the grant, the sub-request limit and the size.
 fn admit(state: &State<Bindings>, call: Call) -> Result<Admitted, AiError> {
-    let bindings = state.extension().clone();
-    bindings.grants().check_ai(&call.binding, &call.model)?;
     if !state.charge_subrequest() {
         return Err(AiError::too_many_subrequests());
     }
+    check(state.extension().clone(), state.request(), call)
+}
+
+/// As [`admit`], where the sub-request has been counted.
+fn check(bindings: Bindings, context: Option<Arc<RequestContext>>, call: Call) -> Result<Admitted, AiError> {
+    bindings.grants().check_ai(&call.binding, &call.model)?;
     if call.inputs.len().max(call.options.len()) > MAX_JSON_BYTES
         || call.attachments.iter().map(|attachment| attachment.data.len()).sum::<usize>() > MAX_ATTACHMENT_BYTES
     {
         return Err(AiError::too_large());
     }
-    Ok(Admitted { bindings, context: state.request(), call })
+    Ok(Admitted { bindings, context, call })
 }
 
 impl Admitted {
-    async fn run(self) -> Result<RunResponse, AiError> {
-        let Call { model, inputs, attachments, options, .. } = self.call;
-        let (inputs, options) = if inputs.len() + options.len() > LONG_JSON_BYTES {
-            tokio::task::spawn_blocking(move || parse(&inputs, &options)).await.map_err(AiError::internal)??
-        } else {
-            parse(&inputs, &options)?
-        };
+    async fn run(mut self) -> Result<RunResponse, AiError> {
+        let (inputs, options) = (take(&mut self.call.inputs), take(&mut self.call.options));
+        let length = inputs.len() + options.len();
+        let (inputs, options) = parsed(length, move || parse(&inputs, &options)).await?;
+        self.run_parsed(inputs, options).await
+    }
+
+    async fn run_parsed(self, inputs: Object, options: Object) -> Result<RunResponse, AiError> {
+        let Call { model, attachments, .. } = self.call;
         let tenant = Tenant::from(self.bindings.grants().worker());
         let request = RunRequest { tenant, model, inputs, attachments, options };
         let model = request.model.clone();
@@ -106,6 +117,18 @@ impl Admitted {
 
 type Object = Map<String, Value>;
 
+/// What `parse` makes of `length` bytes of text, off the async workers where that takes long.
+async fn parsed<T: Send + 'static>(
+    length: usize,
+    parse: impl FnOnce() -> Result<T, AiError> + Send + 'static,
+) -> Result<T, AiError> {
+    if length > LONG_JSON_BYTES {
+        tokio::task::spawn_blocking(parse).await.map_err(AiError::internal)?
+    } else {
+        parse()
+    }
+}
+
 fn parse(inputs: &str, options: &str) -> Result<(Object, Object), AiError> {
     let options = if options.is_empty() { Object::new() } else { object("options", options)? };
     Ok((object("inputs", inputs)?, options))
@@ -113,9 +136,15 @@ fn parse(inputs: &str, options: &str) -> Result<(Object, Object), AiError> {
 
 fn object(what: &str, text: &str) -> Result<Object, AiError> {
     match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(AiError::bad_input(format_args!("type at '/' of {what} not met, expected object"))),
+        Ok(value) => only_object(what, value),
         Err(error) => Err(AiError::bad_input(format_args!("{what} is not JSON: {error}"))),
+    }
+}
+
+fn only_object(what: &str, value: Value) -> Result<Object, AiError> {
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(AiError::bad_input(format_args!("type at '/' of {what} not met, expected object"))),
     }
 }
 

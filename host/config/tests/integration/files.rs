@@ -112,6 +112,26 @@ fn a_worker_is_told_the_lines_of_its_own_file() {
 }
 
 #[test]
+fn a_worker_is_told_the_lines_for_its_assets() {
+    let scratch = scratch();
+    std::fs::create_dir(scratch.path().join("public")).unwrap();
+    let bare = load_here(scratch.path(), "wrangler.toml", WORKER).unwrap();
+    let lines = bare.worker("a").unwrap().explain_missing(Missing::Assets, "ASSETS");
+    assert_eq!(lines, "# wrangler.toml\n[assets]\ndirectory = \"./public\"\nbinding = \"ASSETS\"");
+    let granted = load_here(scratch.path(), "wrangler.toml", format!("{WORKER}{lines}\n")).unwrap();
+    assert_eq!(granted.worker("a").unwrap().bindings["ASSETS"], host_config::Binding::Assets);
+    // Files that are there already lack only the name.
+    let files =
+        load_here(scratch.path(), "wrangler.toml", format!("{WORKER}[assets]\ndirectory = \"public\"\n")).unwrap();
+    let lines = files.worker("a").unwrap().explain_missing(Missing::Assets, "ASSETS");
+    assert_eq!(lines, "# wrangler.toml\n[assets]\nbinding = \"ASSETS\"");
+    let lines = bare.worker("a").unwrap().explain_missing(Missing::Service, "AUTH");
+    let granted = load_here(scratch.path(), "wrangler.toml", format!("{WORKER}{lines}\n")).unwrap();
+    let service = host_config::Binding::Service { service: "…".into(), entrypoint: None };
+    assert_eq!(granted.worker("a").unwrap().bindings["AUTH"], service);
+}
+
+#[test]
 fn secrets_reach_the_worker_and_no_listing() {
     let scratch = scratch();
     std::fs::write(scratch.path().join(".dev.vars"), "TOKEN=\"hunter2\"\n").unwrap();

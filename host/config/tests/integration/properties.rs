@@ -13,7 +13,9 @@ impl Scratch {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("hello.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
-        std::fs::create_dir(directory.path().join("cases")).unwrap();
+        for name in ["cases", "public"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
         Scratch(directory)
     }
 
@@ -114,7 +116,10 @@ fn value() -> impl Strategy<Value = Value> {
             "mock",
             "text-generation",
             "10.0.0.0/8",
-            "2025-10-08"
+            "2025-10-08",
+            "public",
+            "/api/*",
+            "!/api/*"
         ])
         .prop_map(Value::from),
     ];
@@ -156,6 +161,12 @@ fn key() -> impl Strategy<Value = String> {
         "crons",
         "outbound",
         "allow_private",
+        "assets",
+        "directory",
+        "run_worker_first",
+        "base_path",
+        "services",
+        "service",
         "account_id",
         "observability",
         "compatibility_date",

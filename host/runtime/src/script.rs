@@ -1,0 +1,98 @@
+//! Workers that are scripts: JavaScript in instances of one engine component.
+//!
+//! The engine is a component of the world `workers:js/worker`, compiled once for all scripts; a script is text that an
+//! instance of it evaluates when it starts. So a changed script is served as soon as it has been read, and instances of
+//! all scripts share one image. An instance handles one request at a time and is used again for the next, as a script's
+//! author expects of globals; [`Pool`] decides which instance handles what, and when one has been used enough.
+//!
+//! What an instance asks of the host goes two ways. Flat calls ([`imports`]) answer the request. Whatever must not make
+//! the engine wait goes through its `fetch`, to an authority that no network has and that the host answers itself
+//! ([`internal`]): the request's body, bodies that the host holds for the script, and the worker's bindings.
+
+mod exchange;
+mod imports;
+mod instance;
+mod internal;
+mod pipe;
+mod pool;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::component::Component;
+
+use crate::{CompileError, Failure, Runtime};
+
+pub(crate) use exchange::Exchange;
+pub(crate) use internal::{is_internal, send};
+pub(crate) use pool::Pool;
+
+/// Turns the places of a script that stand in a log line into those of its sources.
+pub type MapStack = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// A script and what it is started with.
+#[derive(Clone)]
+pub struct Script {
+    /// One JavaScript expression, whose value is a promise of the module's exports.
+    pub source: Bytes,
+    /// The JSON from which its `env` is made; see `wit/`.
+    pub env: String,
+    /// What is done to its log lines.
+    pub map_stack: Option<MapStack>,
+}
+
+/// The compiled engine. Cheap to clone.
+#[derive(Clone)]
+pub struct ScriptEngine(Component);
+
+impl ScriptEngine {
+    pub(crate) fn component(&self) -> &Component {
+        &self.0
+    }
+}
+
+/// Why no instance of a script can be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartFault {
+    /// The script threw while it was loaded, or its exports cannot handle anything.
+    #[error("the script cannot be started: {0}")]
+    Script(String),
+    /// It broke a limit.
+    #[error("the script cannot be started: {0}")]
+    Limit(Failure),
+    /// The engine failed.
+    #[error("the JavaScript engine cannot be started: {0:#}")]
+    Engine(wasmtime::Error),
+}
+
+/// Why an event was not handled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventFault {
+    /// Components of wasi:http handle requests alone.
+    #[error("a component handles requests alone")]
+    Unsupported,
+    /// No instance could be started.
+    #[error(transparent)]
+    Start(#[from] StartFault),
+    /// The handler threw, or there is none. The log has the stack.
+    #[error("{0}")]
+    Threw(String),
+    /// A limit was broken.
+    #[error("{0}")]
+    Failed(Failure),
+}
+
+impl Runtime {
+    /// Compiles the engine component, or takes its code from the cache. Takes half a minute where it is compiled, of which
+    /// `compiling` is told first: not for an async worker.
+    pub fn script_engine(&self, path: &Path, compiling: impl FnOnce()) -> Result<ScriptEngine, CompileError> {
+        let wasm = Self::read_component(path)?;
+        if !self.is_cached(&wasm) {
+            compiling();
+        }
+        self.compile_plain(&wasm).map(|(component, _)| ScriptEngine(component))
+    }
+}
