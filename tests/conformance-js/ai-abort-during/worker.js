@@ -1,0 +1,12 @@
+export default {
+  async fetch(request, env) {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 100);
+    try {
+      await env.AI.run("endless", { prompt: "a" }, { signal: controller.signal });
+      return new Response("resolved");
+    } catch (error) {
+      return Response.json({ name: error.name });
+    }
+  },
+};

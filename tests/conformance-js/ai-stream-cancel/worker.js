@@ -1,0 +1,9 @@
+export default {
+  async fetch(request, env) {
+    const stream = await env.AI.run("endless", { prompt: "x", stream: true });
+    const reader = stream.getReader();
+    const { value } = await reader.read();
+    await reader.cancel();
+    return Response.json({ first: new TextDecoder().decode(value).startsWith("data: ") });
+  },
+};

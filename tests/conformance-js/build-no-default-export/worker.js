@@ -1,0 +1,3 @@
+export async function fetch() {
+  return new Response("not a handler");
+}

@@ -1,0 +1,7 @@
+const greeting: string = "hello";
+
+export default {
+  async fetch(): Promise<Response> {
+    return new Response(greeting));
+  },
+};

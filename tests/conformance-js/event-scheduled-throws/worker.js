@@ -1,0 +1,5 @@
+export default {
+  async scheduled() {
+    throw new Error("the job failed");
+  },
+};

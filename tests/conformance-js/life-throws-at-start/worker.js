@@ -1,0 +1,7 @@
+const settings = JSON.parse("{ not json");
+
+export default {
+  async fetch() {
+    return Response.json(settings);
+  },
+};
