@@ -40,10 +40,23 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// How to pick tokens.
     pub sampling: Sampling,
+    /// What the answer must look like, where anything is not good enough.
+    pub format: Option<AnswerFormat>,
     /// Texts that end the generation; they are not part of the answer.
     pub stop: Vec<String>,
     /// Upper bound on generated tokens.
     pub max_tokens: usize,
+}
+
+/// What an answer must look like, whatever the model would rather say. An answer that ends by itself follows it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnswerFormat {
+    /// JSON of this schema (JSON Schema 2020-12 as llguidance reads it).
+    Json(Value),
+    /// A text that this regular expression matches whole.
+    Regex(String),
+    /// A text of this grammar, in llguidance's variant of Lark.
+    Lark(String),
 }
 
 /// What a generation continues.

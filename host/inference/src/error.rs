@@ -50,6 +50,11 @@ impl AiError {
         Self::new(5004, 400, format!("Invalid data type for base64 input: {kind}"))
     }
 
+    /// 5024: an answer that had to be JSON is not. `detail` says why.
+    pub fn json_mode_failed(detail: impl std::fmt::Display) -> Self {
+        Self::new(5024, 400, format!("JSON Mode couldn't be met: {detail}"))
+    }
+
     /// 3003: the request lacks something.
     pub fn missing(what: &str) -> Self {
         Self::new(3003, 400, format!("Request is missing headers or body: {what}"))

@@ -3,6 +3,7 @@
 //! A task checks and translates; it computes nothing. Schemas are Cloudflare's, and so are the errors that name the
 //! property that breaks them (5006).
 
+mod answer_format;
 pub mod text_embeddings;
 pub mod text_generation;
 

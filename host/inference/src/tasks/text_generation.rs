@@ -14,6 +14,7 @@ use futures::{StreamExt, stream};
 use rand::Rng;
 use serde_json::{Map, Value, json};
 
+use super::answer_format;
 use crate::backend::{
     FinishReason, GenerateEvent, GenerateRequest, GenerateStream, Message, Prompt, Sampling, TextGeneration, Usage,
 };
@@ -30,8 +31,7 @@ const MAX_STOP: usize = 256;
 const DEFAULT_MAX_TOKENS: u64 = 256;
 
 /// Properties that change what an answer means and are not implemented.
-const UNSUPPORTED: [&str; 7] =
-    ["response_format", "tools", "functions", "tool_choice", "lora", "requests", "guided_json"];
+const UNSUPPORTED: [&str; 6] = ["tools", "functions", "tool_choice", "lora", "requests", "guided_json"];
 
 /// Answers `request` with `model`.
 ///
@@ -41,10 +41,12 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
     let inputs = Inputs { map: &request.inputs };
     inputs.refuse_unsupported(request)?;
     let streaming = inputs.boolean("stream")?.unwrap_or(false);
+    let wanted = answer_format::read(inputs.get("response_format"))?;
     let generation = GenerateRequest {
         tenant: request.tenant.clone(),
         prompt: inputs.prompt()?,
         sampling: inputs.sampling()?,
+        format: wanted.format,
         stop: inputs.stop()?,
         max_tokens: inputs.max_tokens()?,
     };
@@ -59,6 +61,10 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
             GenerateEvent::Text(text) => response.push_str(&text),
             GenerateEvent::Done { finish, usage } => {
                 report(&request.model, finish, usage);
+                let response = match wanted.json {
+                    true => answer_format::parse(&response, finish == FinishReason::Length)?,
+                    false => Value::String(response),
+                };
                 return Ok(RunOutput::Json(json!({ "response": response, "usage": usage })));
             }
             GenerateEvent::Failed(error) => return Err(error),
@@ -133,9 +139,6 @@ impl<'a> Inputs<'a> {
             let harmless = match self.get(name) {
                 None => true,
                 Some(Value::Array(items)) => items.is_empty(),
-                Some(Value::Object(map)) if name == "response_format" => {
-                    map.get("type").and_then(Value::as_str) == Some("text")
-                }
                 Some(Value::String(choice)) if name == "tool_choice" => choice == "none" || choice == "auto",
                 Some(_) => false,
             };

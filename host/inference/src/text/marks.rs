@@ -55,7 +55,7 @@ impl Marks {
         }
     }
 
-    fn cut_text(&self, text: String) -> String {
+    pub(super) fn cut_text(&self, text: String) -> String {
         let mut out = String::new();
         let mut copied = 0;
         for (at, first) in text.char_indices() {

@@ -9,6 +9,7 @@
 //! [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
 
 pub mod gguf;
+mod grammar;
 pub mod kv_blocks;
 pub mod llama;
 pub mod marks;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::gguf::{GgufError, GgufFile};
+use super::grammar::Grammars;
 use super::kv_blocks::BlockPool;
 use super::llama::{Config, ForwardPass, Llama, default_threads};
 use super::scheduler::{Limits, Place, Queue, Worker};
@@ -206,7 +207,8 @@ impl TextModel {
         std::thread::Builder::new().name("text-model".into()).spawn(move || worker.run())?;
         let inner =
             Arc::new(Inner { queue: queue.clone(), vocabulary: vocabulary.clone(), pool, context, bytes, intake });
-        let prepare = Prepare { queue, vocabulary, template, context };
+        let grammars = Grammars::new(vocabulary.clone());
+        let prepare = Prepare { queue, vocabulary, template, grammars, context };
         let intake_thread = std::thread::Builder::new().name("text-prompts".into()).stack_size(TEMPLATE_STACK);
         // Without this thread `inner` is dropped here, which stops the other one.
         intake_thread.spawn(move || prepare.run(&requests))?;
@@ -254,6 +256,7 @@ struct Prepare {
     queue: Arc<Queue>,
     vocabulary: Arc<Vocabulary>,
     template: Option<ChatTemplate>,
+    grammars: Grammars,
     context: usize,
 }
 
@@ -278,7 +281,7 @@ impl Prepare {
     }
 
     fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
-        let GenerateRequest { tenant, prompt, sampling, stop, max_tokens } = request;
+        let GenerateRequest { tenant, prompt, sampling, format, stop, max_tokens } = request;
         let (text, rendered) = match prompt {
             Prompt::Raw(text) => (text, false),
             Prompt::Messages(messages) => {
@@ -298,8 +301,9 @@ impl Prepare {
             return Err(AiError::bad_input("at '/prompt': the prompt is empty"));
         }
         self.check(prompt.len(), max_tokens)?;
+        let grammar = format.map(|format| self.grammars.start(&format)).transpose()?;
         let (events, receiver) = unbounded_channel();
-        Ok((Job { tenant, prompt, sampling, stop, max_tokens, events }, receiver))
+        Ok((Job { tenant, prompt, sampling, stop, grammar, max_tokens, events }, receiver))
     }
 
     fn check(&self, prompt: usize, max_tokens: usize) -> Result<(), AiError> {

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use llguidance::toktrie::SimpleVob;
+
 use crate::backend::Sampling;
 
 /// The smallest repetition penalty that is applied: requests may ask for 0, which would divide by it.
@@ -38,13 +40,26 @@ impl Sampler {
         Self { settings, random, occurrences, adjusted: Vec::new(), candidates: Vec::new() }
     }
 
-    /// The next token, which counts as part of the answer from now on.
+    /// The next token, which counts as part of the answer from now on. With `allowed` it is one of those.
     ///
     /// # Errors
-    /// When a logit is NaN or the largest is infinite.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, NotANumber> {
-        let penalized = self.penalize(logits);
-        let logits: &[f32] = if penalized { &self.adjusted } else { logits };
+    /// When a logit is NaN, or the largest of those that are allowed is infinite.
+    pub fn sample(&mut self, logits: &[f32], allowed: Option<&SimpleVob>) -> Result<u32, NotANumber> {
+        let mut adjusted = self.penalize(logits);
+        if let Some(allowed) = allowed {
+            if !adjusted {
+                self.adjusted.clear();
+                self.adjusted.extend_from_slice(logits);
+            }
+            adjusted = true;
+            let logits = &mut self.adjusted;
+            allowed.iter_unset_entries(|token| {
+                if let Some(logit) = logits.get_mut(token) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            });
+        }
+        let logits: &[f32] = if adjusted { &self.adjusted } else { logits };
         let best = best(logits)?;
         let token = if self.settings.temperature <= 0.0 {
             best
@@ -56,10 +71,15 @@ impl Sampler {
             self.candidates.extend(scaled.zip(0u32..).filter(|(l, _)| *l >= NEGLIGIBLE));
             draw(&mut self.candidates, &self.settings, &mut self.random).unwrap_or(best)
         };
+        self.count(token);
+        Ok(token)
+    }
+
+    /// Counts a token as part of the answer that was not sampled.
+    pub fn count(&mut self, token: u32) {
         if self.penalizes() {
             *self.occurrences.entry(token).or_insert(0) += 1;
         }
-        Ok(token)
     }
 
     fn penalizes(&self) -> bool {
@@ -176,7 +196,18 @@ mod tests {
 
     fn many(settings: Sampling, logits: &[f32], count: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(settings, &[]);
-        (0..count).map(|_| sampler.sample(logits).unwrap()).collect()
+        (0..count).map(|_| sampler.sample(logits, None).unwrap()).collect()
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_picked() {
+        for temperature in [0.0, 1.0] {
+            let mut sampler = Sampler::new(Sampling { temperature, ..settings() }, &[]);
+            let mut allowed = SimpleVob::alloc(40);
+            allowed.allow_token(2);
+            assert_eq!(sampler.sample(&[9.0, 8.0, -50.0, 7.0], Some(&allowed)), Ok(2));
+            assert_eq!(sampler.sample(&[9.0, 8.0, 1.0], Some(&SimpleVob::alloc(40))), Err(NotANumber));
+        }
     }
 
     #[test]
@@ -238,14 +269,14 @@ mod tests {
         assert_eq!(many(Sampling { frequency_penalty: 0.3, ..greedy.clone() }, &[1.0, 0.8, 0.0], 5), [0, 1, 0, 1, 0]);
         // The prompt counts for the repetition penalty alone.
         let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..greedy.clone() }, &[0]);
-        assert_eq!(sampler.sample(&[1.0, 0.8]), Ok(1));
+        assert_eq!(sampler.sample(&[1.0, 0.8], None), Ok(1));
         let mut sampler = Sampler::new(Sampling { presence_penalty: 2.0, ..greedy.clone() }, &[0]);
-        assert_eq!(sampler.sample(&[1.0, 0.8]), Ok(0));
+        assert_eq!(sampler.sample(&[1.0, 0.8], None), Ok(0));
         let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..greedy.clone() }, &[0]);
-        assert_eq!(sampler.sample(&[-1.0, -1.5]), Ok(1));
+        assert_eq!(sampler.sample(&[-1.0, -1.5], None), Ok(1));
         // A penalty of 0 favours what was seen and stays a number.
         let mut sampler = Sampler::new(Sampling { repetition_penalty: 0.0, ..greedy }, &[1]);
-        assert_eq!(sampler.sample(&[1.0, 0.8]), Ok(1));
+        assert_eq!(sampler.sample(&[1.0, 0.8], None), Ok(1));
     }
 
     #[test]
@@ -253,7 +284,7 @@ mod tests {
         for logits in [&[1.0, f32::NAN][..], &[f32::INFINITY, 1.0], &[f32::NEG_INFINITY; 2], &[]] {
             for temperature in [0.0, 1.0] {
                 let mut sampler = Sampler::new(Sampling { temperature, ..settings() }, &[]);
-                assert_eq!(sampler.sample(logits), Err(NotANumber));
+                assert_eq!(sampler.sample(logits, None), Err(NotANumber));
             }
         }
     }

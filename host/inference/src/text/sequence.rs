@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::grammar::Grammar;
 use super::kv_blocks::BlockTable;
 use super::llama::Span;
 use super::sampler::Sampler;
@@ -16,6 +17,7 @@ pub(crate) struct Job {
     pub(crate) prompt: Vec<u32>,
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
+    pub(crate) grammar: Option<Grammar>,
     pub(crate) max_tokens: usize,
     /// Where events go. Unbounded, because `max_tokens` bounds them and a slow reader must not hold up the batch.
     pub(crate) events: UnboundedSender<GenerateEvent>,
@@ -43,6 +45,7 @@ pub(crate) struct Sequence {
     sampler: Sampler,
     detokenizer: Detokenizer,
     stop: StopTexts,
+    grammar: Option<Grammar>,
     max_tokens: usize,
     events: UnboundedSender<GenerateEvent>,
 }
@@ -50,7 +53,7 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// Starts `job` on the blocks reserved for it.
     pub(crate) fn new(job: Job, table: BlockTable) -> Self {
-        let Job { prompt, sampling, stop, max_tokens, events, .. } = job;
+        let Job { prompt, sampling, stop, grammar, max_tokens, events, .. } = job;
         Self {
             sampler: Sampler::new(sampling, &prompt),
             prompt: prompt.len(),
@@ -59,6 +62,7 @@ impl Sequence {
             table,
             detokenizer: Detokenizer::default(),
             stop: StopTexts::new(stop),
+            grammar,
             max_tokens,
             events,
         }
@@ -97,10 +101,10 @@ impl Sequence {
 
     /// Picks the next token and reports its text. Returns whether the generation goes on.
     pub(crate) fn advance(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> bool {
-        let token = match self.sampler.sample(logits) {
-            Ok(token) => token,
-            Err(fault) => {
-                self.fail(AiError::internal(format!("{fault}; its weights are probably damaged")));
+        let (token, forced) = match self.pick(logits, vocabulary) {
+            Ok(picked) => picked,
+            Err(error) => {
+                self.fail(error);
                 return false;
             }
         };
@@ -108,6 +112,33 @@ impl Sequence {
             self.finish(FinishReason::Stop);
             return false;
         }
+        for token in std::iter::once(token).chain(forced) {
+            if !self.take(token, vocabulary) {
+                return false;
+            }
+        }
+        if self.grammar.as_ref().is_some_and(Grammar::is_complete) {
+            self.finish(FinishReason::Stop);
+            return false;
+        }
+        true
+    }
+
+    /// The next token, and those that the answer's grammar puts behind it.
+    fn pick(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> Result<(u32, Vec<u32>), AiError> {
+        let mask = self.grammar.as_mut().map(Grammar::mask).transpose().map_err(AiError::internal)?;
+        let token = self.sampler.sample(logits, mask.as_ref());
+        let token = token.map_err(|fault| AiError::internal(format!("{fault}; its weights are probably damaged")))?;
+        let forced = match &mut self.grammar {
+            Some(grammar) if !vocabulary.ends_turn(token) => grammar.accept(token).map_err(AiError::internal)?,
+            _ => Vec::new(),
+        };
+        forced.iter().for_each(|token| self.sampler.count(*token));
+        Ok((token, forced))
+    }
+
+    /// Adds a token to the answer and reports its text. Returns whether there is room for more.
+    fn take(&mut self, token: u32, vocabulary: &Vocabulary) -> bool {
         self.tokens.push(token);
         let text = self.detokenizer.push(vocabulary.token(token));
         let (text, stopped) = self.stop.push(&text);

@@ -171,6 +171,26 @@ impl Vocabulary {
         Ok(ids)
     }
 
+    /// The tokens of a text that holds no control tokens, whatever it says.
+    pub(crate) fn encode_plain(&self, text: &str) -> Vec<u32> {
+        let cut = self.marks.cut_text(text.to_owned());
+        let pieces = marks::pieces(&cut).filter_map(|piece| self.tokenizer.encode_fast(piece, false).ok());
+        pieces.flat_map(|encoding| encoding.get_ids().to_vec()).collect()
+    }
+
+    /// The text that stands for a control token; none for other tokens.
+    pub(crate) fn control_text(&self, token: u32) -> Option<String> {
+        if !self.token(token).is_empty() {
+            return None;
+        }
+        self.tokenizer.id_to_token(token)
+    }
+
+    /// The token that ends the model's turn.
+    pub(crate) fn end_of_turn(&self) -> Option<u32> {
+        self.end_of_turn.first().copied()
+    }
+
     /// The texts that [`Self::encode`] takes for control tokens.
     pub fn marks(&self) -> &Marks {
         &self.marks

@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use futures::stream::StreamExt;
 use host_inference::backend::{
-    FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, Usage,
+    AnswerFormat, FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, Usage,
 };
 use host_inference::tasks::text_generation;
 use host_inference::text::gguf::GgufFile;
@@ -66,6 +66,7 @@ fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
         tenant: "t".into(),
         prompt: Prompt::Raw(prompt.into()),
         sampling: greedy(),
+        format: None,
         stop: Vec::new(),
         max_tokens,
     }
@@ -110,6 +111,55 @@ fn conversations_render_as_the_reference_renders_them() {
         });
         assert_eq!(template.render(&messages.collect::<Vec<_>>()).unwrap(), case["rendered"].as_str().unwrap());
     }
+}
+
+fn person() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 20 },
+            "age": { "type": "integer", "minimum": 0, "maximum": 130 },
+            "job": { "enum": ["doctor", "farmer", "sailor"] },
+            "tags": { "type": "array", "items": { "type": "string", "maxLength": 8 }, "maxItems": 2 },
+        },
+        "required": ["name", "age", "job", "tags"],
+        "additionalProperties": false,
+    })
+}
+
+fn is_person(value: &Value) -> bool {
+    let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys == ["name", "age", "job", "tags"]
+        && value["name"].as_str().is_some_and(|name| name.chars().count() <= 20)
+        && value["age"].as_u64().is_some_and(|age| age <= 130)
+        && ["doctor", "farmer", "sailor"].contains(&value["job"].as_str().unwrap_or_default())
+        && value["tags"].as_array().is_some_and(|tags| tags.len() <= 2)
+}
+
+/// A model this small would hardly ever keep to a schema by itself.
+#[test]
+fn an_answer_keeps_to_its_schema_however_it_is_sampled() {
+    let asked = |seed: u64| {
+        let temperature = if seed == 0 { 0.0 } else { 1.5 };
+        GenerateRequest {
+            sampling: Sampling { temperature, seed: Some(seed), ..greedy() },
+            format: Some(AnswerFormat::Json(person())),
+            ..raw("Describe a person as JSON:\n", 200)
+        }
+    };
+    let alone: Vec<String> = (0..6).map(|seed| block_on(answer(asked(seed))).0).collect();
+    for text in &alone {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(is_person(&value), "{text}");
+    }
+    // Beside one another, and beside an answer that is free, they are the same.
+    let together = block_on(async {
+        let free = answer(raw("The year 2024 had 366 days because", 30));
+        let (texts, free) = futures::join!(join_all((0..6).map(|seed| answer(asked(seed)))), free);
+        assert!(free.0.starts_with(" of the 12-month leap year cycle."), "{}", free.0);
+        texts
+    });
+    assert_eq!(together.into_iter().map(|(text, ..)| text).collect::<Vec<_>>(), alone);
 }
 
 #[test]

@@ -146,6 +146,22 @@ fn contents_are_strings_null_or_parts() {
 }
 
 #[test]
+fn json_mode_answers_with_the_document_or_says_why_not() {
+    let asked = |more: serde_json::Value| {
+        let mut inputs = json!({ "prompt": "p", "response_format": { "type": "json_object" } });
+        inputs.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        inputs
+    };
+    let script = json!({ "reply": "{\"name\": \"Ada\", \"age\": 36}" });
+    let RunOutput::Json(output) = run(script.clone(), asked(json!({}))).unwrap() else { panic!("a document") };
+    assert_eq!(output["response"], json!({ "name": "Ada", "age": 36 }));
+    let cut = run(script, asked(json!({ "max_tokens": 2 }))).unwrap_err();
+    assert!(cut.code == 5024 && cut.message.contains("max_tokens"), "{cut}");
+    let prose = run(json!({ "reply": "certainly!" }), asked(json!({}))).unwrap_err();
+    assert!(prose.code == 5024 && prose.message.starts_with("JSON Mode couldn't be met"), "{prose}");
+}
+
+#[test]
 fn what_breaks_the_schema_is_named() {
     let long = "x".repeat(131_073);
     for (inputs, part) in [
@@ -187,7 +203,8 @@ fn what_breaks_the_schema_is_named() {
         (json!({ "prompt": "a", "stop": "x".repeat(257) }), "'/stop'"),
         (json!({ "prompt": "a", "tools": [{}] }), "'/tools' asks for something that this host does not support yet"),
         (json!({ "prompt": "a", "functions": [{}] }), "'/functions'"),
-        (json!({ "prompt": "a", "response_format": { "type": "json_object" } }), "'/response_format'"),
+        (json!({ "prompt": "a", "response_format": { "type": "yaml" } }), "'/response_format/type'"),
+        (json!({ "prompt": "a", "response_format": { "type": "json_schema" } }), "'/response_format/json_schema'"),
         (json!({ "prompt": "a", "lora": "x" }), "'/lora'"),
         (json!({ "requests": [{ "prompt": "a" }] }), "'/requests'"),
     ] {
