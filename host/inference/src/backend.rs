@@ -26,6 +26,32 @@ pub trait TextGeneration: Send + Sync + 'static {
     /// Queues one generation. Errors known at once (too long a prompt, a full queue) come as `Err`, everything later
     /// as [`GenerateEvent::Failed`]. Must not block: it is called on an async worker.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerateStream, AiError>>;
+
+    /// How the model writes calls of tools.
+    fn call_style(&self) -> CallStyle {
+        CallStyle::Hermes
+    }
+}
+
+/// How a model writes calls of tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallStyle {
+    /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, any number of them: Hermes, Qwen, and models that know no
+    /// calls and are told of this one.
+    Hermes,
+    /// `{"name": …, "parameters": …}` and nothing else: Llama 3.1 and later.
+    Llama3,
+}
+
+/// A function that the model may ask its caller to call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub description: Option<String>,
+    /// The JSON schema of its arguments.
+    pub parameters: Value,
 }
 
 /// The events of one generation: any number of `Text`, then one `Done` or `Failed`. Dropping it cancels the generation.
@@ -38,6 +64,8 @@ pub struct GenerateRequest {
     pub tenant: Tenant,
     /// What to continue.
     pub prompt: Prompt,
+    /// What the model may ask to be called; the prompt tells it.
+    pub tools: Vec<Tool>,
     /// How to pick tokens.
     pub sampling: Sampling,
     /// What the answer must look like, where anything is not good enough.

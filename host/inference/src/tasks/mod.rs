@@ -6,6 +6,7 @@
 mod answer_format;
 pub mod text_embeddings;
 pub mod text_generation;
+pub(crate) mod tools;
 
 use crate::AiError;
 use crate::backend::Model;

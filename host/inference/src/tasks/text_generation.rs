@@ -15,6 +15,7 @@ use rand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::answer_format;
+use super::tools::{Call, Reader, Toolbox};
 use crate::backend::{
     FinishReason, GenerateEvent, GenerateRequest, GenerateStream, Message, Prompt, Sampling, TextGeneration, Usage,
 };
@@ -31,7 +32,7 @@ const MAX_STOP: usize = 256;
 const DEFAULT_MAX_TOKENS: u64 = 256;
 
 /// Properties that change what an answer means and are not implemented.
-const UNSUPPORTED: [&str; 6] = ["tools", "functions", "tool_choice", "lora", "requests", "guided_json"];
+const UNSUPPORTED: [&str; 4] = ["functions", "lora", "requests", "guided_json"];
 
 /// Answers `request` with `model`.
 ///
@@ -42,30 +43,54 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
     inputs.refuse_unsupported(request)?;
     let streaming = inputs.boolean("stream")?.unwrap_or(false);
     let wanted = answer_format::read(inputs.get("response_format"))?;
+    let toolbox = Toolbox::read(inputs.get("tools"), inputs.get("tool_choice"))?;
+    let style = model.call_style();
+    let format = match (wanted.format, toolbox.is_empty()) {
+        (format, true) => format,
+        (None, false) => Some(toolbox.format(style)),
+        (Some(_), false) => return Err(invalid("/response_format", "does not go together with '/tools'")),
+    };
+    let reader = (!toolbox.is_empty()).then(|| Reader::new(style));
     let generation = GenerateRequest {
         tenant: request.tenant.clone(),
         prompt: inputs.prompt()?,
+        tools: toolbox.tools,
         sampling: inputs.sampling()?,
-        format: wanted.format,
+        format,
         stop: inputs.stop()?,
         max_tokens: inputs.max_tokens()?,
     };
-    let mut events = model.generate(generation).await?;
+    if reader.is_some() && matches!(generation.prompt, Prompt::Raw(_)) {
+        return Err(invalid("/raw", "does not go together with '/tools'"));
+    }
+    let events = model.generate(generation).await?;
     if streaming {
-        let body = server_sent_events(events, request.model.clone()).map(Ok).boxed();
+        let body = server_sent_events(events, reader, request.model.clone()).map(Ok).boxed();
         return Ok(RunOutput::Stream { content_type: "text/event-stream".into(), body });
     }
-    let mut response = String::new();
+    whole(events, reader, wanted.json, &request.model).await.map(RunOutput::Json)
+}
+
+/// The document of an answer that is not streamed.
+async fn whole(mut events: GenerateStream, reader: Option<Reader>, json: bool, model: &str) -> Result<Value, AiError> {
+    let mut answer = String::new();
     while let Some(event) = events.next().await {
         match event {
-            GenerateEvent::Text(text) => response.push_str(&text),
+            GenerateEvent::Text(text) => answer.push_str(&text),
             GenerateEvent::Done { finish, usage } => {
-                report(&request.model, finish, usage);
-                let response = match wanted.json {
-                    true => answer_format::parse(&response, finish == FinishReason::Length)?,
-                    false => Value::String(response),
+                report(model, finish, usage);
+                if let Some(mut reader) = reader {
+                    reader.push(&answer);
+                    let calls: Vec<Value> = reader.finish().0.iter().map(Call::json).collect();
+                    if !calls.is_empty() {
+                        return Ok(json!({ "response": null, "tool_calls": calls, "usage": usage }));
+                    }
+                }
+                let response = match json {
+                    true => answer_format::parse(&answer, finish == FinishReason::Length)?,
+                    false => Value::String(answer),
                 };
-                return Ok(RunOutput::Json(json!({ "response": response, "usage": usage })));
+                return Ok(json!({ "response": response, "usage": usage }));
             }
             GenerateEvent::Failed(error) => return Err(error),
         }
@@ -80,25 +105,54 @@ fn report(model: &str, finish: FinishReason, usage: Usage) {
     }
 }
 
-/// Events as an upstream event stream: one `data:` line each, then the usage, then `[DONE]`. A failure is reported in
-/// band, and `[DONE]` is left out so that no client takes the answer for whole.
-fn server_sent_events(events: GenerateStream, model: String) -> impl futures::Stream<Item = Bytes> + Send {
-    stream::unfold(Some((events, model)), |state| async move {
-        let (mut events, model) = state?;
-        match events.next().await {
-            Some(GenerateEvent::Text(text)) => {
-                Some((data(&json!({ "response": text, "p": padding() })), Some((events, model))))
-            }
-            Some(GenerateEvent::Done { finish, usage }) => {
-                report(&model, finish, usage);
-                let mut last = data(&json!({ "response": "", "usage": usage })).to_vec();
-                last.extend_from_slice(b"data: [DONE]\n\n");
-                Some((Bytes::from(last), None))
-            }
-            Some(GenerateEvent::Failed(error)) => Some((failure(&error), None)),
-            None => Some((failure(&AiError::internal("the model ended without an answer")), None)),
+/// Events as an upstream event stream: one `data:` line each, then calls of tools if there are some, then the usage, then
+/// `[DONE]`. A failure is reported in band, and `[DONE]` is left out so that no client takes the answer for whole.
+fn server_sent_events(
+    events: GenerateStream,
+    reader: Option<Reader>,
+    model: String,
+) -> impl futures::Stream<Item = Bytes> + Send {
+    stream::unfold(Some((events, reader, model)), |state| async move {
+        let (mut events, mut reader, model) = state?;
+        loop {
+            return match events.next().await {
+                Some(GenerateEvent::Text(text)) => {
+                    let text = reader.as_mut().map_or_else(|| text.clone(), |reader| reader.push(&text));
+                    if text.is_empty() {
+                        // It may become a call, which is told as a whole.
+                        continue;
+                    }
+                    Some((piece(&text), Some((events, reader, model))))
+                }
+                Some(GenerateEvent::Done { finish, usage }) => {
+                    report(&model, finish, usage);
+                    Some((last(reader, usage), None))
+                }
+                Some(GenerateEvent::Failed(error)) => Some((failure(&error), None)),
+                None => Some((failure(&AiError::internal("the model ended without an answer")), None)),
+            };
         }
     })
+}
+
+fn piece(text: &str) -> Bytes {
+    data(&json!({ "response": text, "p": padding() }))
+}
+
+fn last(reader: Option<Reader>, usage: Usage) -> Bytes {
+    let mut last = Vec::new();
+    if let Some((calls, rest)) = reader.map(Reader::finish) {
+        if !rest.is_empty() {
+            last.extend(piece(&rest));
+        }
+        if !calls.is_empty() {
+            let calls: Vec<Value> = calls.iter().map(Call::json).collect();
+            last.extend(data(&json!({ "response": "", "tool_calls": calls })));
+        }
+    }
+    last.extend(data(&json!({ "response": "", "usage": usage })));
+    last.extend_from_slice(b"data: [DONE]\n\n");
+    Bytes::from(last)
 }
 
 fn data(value: &Value) -> Bytes {
@@ -139,7 +193,6 @@ impl<'a> Inputs<'a> {
             let harmless = match self.get(name) {
                 None => true,
                 Some(Value::Array(items)) => items.is_empty(),
-                Some(Value::String(choice)) if name == "tool_choice" => choice == "none" || choice == "auto",
                 Some(_) => false,
             };
             if !harmless {

@@ -141,6 +141,8 @@ impl Grammar {
 mod tests {
     use super::super::testing::vocabulary;
     use super::*;
+    use crate::backend::CallStyle;
+    use crate::tasks::tools::Toolbox;
 
     fn grammars() -> Grammars {
         Grammars::new(Arc::new(vocabulary()))
@@ -181,6 +183,30 @@ mod tests {
         assert_eq!(taken(&schema, r#"{"name": "Ada", "age": 151}"#), r#"{"name": "Ada", "age": 15"#.len());
         assert_eq!(taken(&schema, r#"{"nick"#), r#"{"n"#.len());
         assert_eq!(taken(&schema, "   {"), 0);
+    }
+
+    #[test]
+    fn calls_of_tools_are_held_to_names_and_schemas() {
+        let city = json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
+        let tools = json!([{ "name": "weather", "parameters": city }, { "name": "time" }]);
+        let format = |style, choice: Value| Toolbox::read(Some(&tools), Some(&choice)).unwrap().format(style);
+        let call = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>";
+        let wrong = "<tool_call>\n{\"name\": \"whether\"";
+        let auto = format(CallStyle::Hermes, json!("auto"));
+        for text in [format!("I look. {call} And {call} so."), "a <tool> b".to_owned(), call.to_owned()] {
+            assert_eq!(taken(&auto, &text), text.len(), "{text}");
+        }
+        assert_eq!(taken(&auto, wrong), wrong.find("hether").unwrap());
+        let required = format(CallStyle::Hermes, json!("required"));
+        let two = format!("{call}\n{call}");
+        assert_eq!((taken(&required, &two), taken(&required, "No.")), (two.len(), 0));
+        let named = format(CallStyle::Hermes, json!({ "name": "weather" }));
+        assert_eq!(taken(&named, &two), call.len());
+        let llama = format(CallStyle::Llama3, json!("auto"));
+        let good = "{\"name\": \"time\", \"parameters\": {}}";
+        assert_eq!(taken(&llama, good), good.len());
+        assert_eq!(taken(&llama, "{\"nome"), "{\"n".len());
+        assert_eq!(taken(&llama, "Noon."), "Noon.".len());
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod template;
 #[cfg(test)]
 mod testing;
 pub mod tokenizer;
+mod tool_prompt;
 pub mod weights;
 
 pub use model::{LoadError, LoadOptions, TextModel, load};

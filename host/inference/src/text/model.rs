@@ -23,7 +23,7 @@ use super::template::{ChatTemplate, TemplateError};
 use super::tokenizer::{TokenizerError, Vocabulary};
 use super::weights::Compute;
 use crate::AiError;
-use crate::backend::{GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
+use crate::backend::{CallStyle, GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
 
 /// Bytes of KV cache when nobody says. Only what is used is taken from the system.
 const DEFAULT_CACHE: u64 = 1 << 30;
@@ -125,6 +125,7 @@ struct Inner {
     pool: BlockPool,
     context: usize,
     bytes: usize,
+    call_style: CallStyle,
     intake: mpsc::Sender<Intake>,
 }
 
@@ -205,8 +206,16 @@ impl TextModel {
             running: Vec::new(),
         };
         std::thread::Builder::new().name("text-model".into()).spawn(move || worker.run())?;
-        let inner =
-            Arc::new(Inner { queue: queue.clone(), vocabulary: vocabulary.clone(), pool, context, bytes, intake });
+        let call_style = template.as_ref().map_or(CallStyle::Hermes, ChatTemplate::call_style);
+        let inner = Arc::new(Inner {
+            queue: queue.clone(),
+            vocabulary: vocabulary.clone(),
+            pool,
+            context,
+            bytes,
+            call_style,
+            intake,
+        });
         let grammars = Grammars::new(vocabulary.clone());
         let prepare = Prepare { queue, vocabulary, template, grammars, context };
         let intake_thread = std::thread::Builder::new().name("text-prompts".into()).stack_size(TEMPLATE_STACK);
@@ -281,7 +290,7 @@ impl Prepare {
     }
 
     fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
-        let GenerateRequest { tenant, prompt, sampling, format, stop, max_tokens } = request;
+        let GenerateRequest { tenant, prompt, tools, sampling, format, stop, max_tokens } = request;
         let (text, rendered) = match prompt {
             Prompt::Raw(text) => (text, false),
             Prompt::Messages(messages) => {
@@ -289,7 +298,7 @@ impl Prepare {
                     return Err(AiError::bad_input("this model has no chat template: send 'prompt' with 'raw': true"));
                 };
                 let messages = self.vocabulary.marks().cut(messages);
-                let text = template.render(&messages);
+                let text = template.render_with_tools(messages, &tools);
                 (text.map_err(|error| AiError::bad_input(format!("at '/messages': {error}")))?, true)
             }
         };
@@ -328,6 +337,10 @@ impl TextModel {
 }
 
 impl TextGeneration for TextModel {
+    fn call_style(&self) -> CallStyle {
+        self.inner.call_style
+    }
+
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerateStream, AiError>> {
         let submitted = self.submit(request);
         let model = self.clone();

@@ -13,7 +13,8 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::gguf::{GgufError, View};
-use crate::backend::Message;
+use super::tool_prompt;
+use crate::backend::{CallStyle, Message, Tool};
 
 /// Bytes of a template. The longest published ones, with tools, are some 20 KiB.
 const MAX_TEMPLATE: usize = 1 << 18;
@@ -48,6 +49,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    takes_tools: bool,
+    call_style: CallStyle,
 }
 
 const NAME: &str = "chat";
@@ -87,7 +90,30 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| TemplateError::Syntax(describe(&error)))?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        // The names of variables and tokens in a template are all that tells what its model was trained on.
+        let takes_tools = source.contains("tools");
+        let llama3 = source.contains("<|python_tag|>") || source.contains("Environment: ipython");
+        let call_style = if takes_tools && llama3 { CallStyle::Llama3 } else { CallStyle::Hermes };
+        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), takes_tools, call_style })
+    }
+
+    /// How the model writes calls.
+    pub fn call_style(&self) -> CallStyle {
+        self.call_style
+    }
+
+    /// The prompt for the model's answer to `messages`, with tools that it may call. A template that knows no tools has
+    /// them told in the system's turn.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_with_tools(&self, messages: Vec<Message>, tools: &[Tool]) -> Result<String, TemplateError> {
+        let messages = tool_prompt::normalize(messages);
+        if self.takes_tools {
+            self.render_all(&messages, &tool_prompt::definitions(tools))
+        } else {
+            self.render(&tool_prompt::spelled_out(messages, tools))
+        }
     }
 
     /// The prompt for the model's answer to `messages`.
@@ -95,11 +121,15 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses them, fails, or runs out of fuel.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
+        self.render_all(messages, &[])
+    }
+
+    fn render_all(&self, messages: &[Message], tools: &[serde_json::Value]) -> Result<String, TemplateError> {
         let failed = |error: Error| match refusal(&error) {
             Some(why) => TemplateError::Refused(why.chars().take(500).collect()),
             None => TemplateError::Failed(describe(&error)),
         };
-        let size: usize = messages.iter().map(|m| m.role.len() + m.content.len() + size_of::<Message>()).sum();
+        let size: usize = messages.iter().map(size).sum::<usize>() + tools.iter().map(json_size).sum::<usize>();
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL.saturating_add((size as u64 / 64).saturating_mul(COPIES))));
         let messages: Value = messages.iter().map(turn).collect();
@@ -109,8 +139,24 @@ impl ChatTemplate {
             bos_token => &self.bos,
             eos_token => &self.eos,
             add_generation_prompt => true,
+            tools => if tools.is_empty() { Value::from(()) } else { tools.iter().map(json).collect() },
         };
         template.render(context).map_err(failed)
+    }
+}
+
+/// About how many bytes a message is, for the work that it may take.
+fn size(message: &Message) -> usize {
+    let extra: usize = message.extra.iter().map(|(key, value)| key.len() + json_size(value)).sum();
+    message.role.len() + message.content.len() + size_of::<Message>() + extra
+}
+
+fn json_size(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::String(text) => text.len() + 2,
+        serde_json::Value::Array(items) => items.iter().map(|item| json_size(item) + 2).sum(),
+        serde_json::Value::Object(map) => map.iter().map(|(key, value)| key.len() + 6 + json_size(value)).sum(),
+        _ => 8,
     }
 }
 

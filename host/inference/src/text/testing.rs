@@ -269,6 +269,7 @@ pub(crate) fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         tenant: "t".into(),
         prompt: Prompt::Raw(prompt.into()),
         sampling: greedy(),
+        tools: Vec::new(),
         format: None,
         stop: Vec::new(),
         max_tokens,

@@ -66,6 +66,7 @@ fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
         tenant: "t".into(),
         prompt: Prompt::Raw(prompt.into()),
         sampling: greedy(),
+        tools: Vec::new(),
         format: None,
         stop: Vec::new(),
         max_tokens,
@@ -160,6 +161,45 @@ fn an_answer_keeps_to_its_schema_however_it_is_sampled() {
         texts
     });
     assert_eq!(together.into_iter().map(|(text, ..)| text).collect::<Vec<_>>(), alone);
+}
+
+/// The model was never trained on calls; its grammar makes them sound all the same.
+#[test]
+fn a_call_that_is_asked_for_is_made_and_fits_its_schema() {
+    let model: Arc<dyn TextGeneration> = Arc::new(model().clone());
+    let run = |choice: Value| {
+        let inputs = json!({
+            "messages": [{ "role": "user", "content": "What is the weather in Oslo?" }],
+            "tools": [
+                { "name": "weather", "description": "The weather of a city",
+                  "parameters": { "type": "object", "properties": { "city": { "type": "string", "maxLength": 20 } },
+                                  "required": ["city"], "additionalProperties": false } },
+                { "name": "time", "parameters": { "type": "object", "properties": {}, "additionalProperties": false } },
+            ],
+            "tool_choice": choice, "temperature": 0, "max_tokens": 200,
+        });
+        let Value::Object(inputs) = inputs else { unreachable!() };
+        let request =
+            RunRequest { tenant: "t".into(), model: "m".into(), inputs, attachments: Vec::new(), options: Map::new() };
+        match block_on(text_generation::run(&model, &request)).unwrap() {
+            RunOutput::Json(output) => output,
+            other => panic!("{other:?}"),
+        }
+    };
+    let named = run(json!({ "type": "function", "function": { "name": "time" } }));
+    assert_eq!(named["tool_calls"], json!([{ "name": "time", "arguments": {} }]));
+    let required = run(json!("required"));
+    for call in required["tool_calls"].as_array().unwrap() {
+        let sound = match call["name"].as_str() {
+            Some("weather") => call["arguments"]["city"].is_string(),
+            Some("time") => call["arguments"] == json!({}),
+            _ => false,
+        };
+        assert!(sound, "{required}");
+    }
+    let auto = run(json!("auto"));
+    assert!(auto["response"].is_string() || auto["tool_calls"].is_array(), "{auto}");
+    assert!(run(json!("none"))["response"].is_string());
 }
 
 #[test]

@@ -162,6 +162,25 @@ fn json_mode_answers_with_the_document_or_says_why_not() {
 }
 
 #[test]
+fn calls_of_tools_are_told_as_such_whole_and_in_a_stream() {
+    let script = json!({ "reply": "Let me see. <tool_call>\n{\"name\": \"time\", \"arguments\": {\"zone\": \"UTC\"}}\n</tool_call>" });
+    let inputs = json!({ "prompt": "p", "tools": [{ "name": "time", "parameters": { "type": "object" } }] });
+    let calls = json!([{ "name": "time", "arguments": { "zone": "UTC" } }]);
+    let RunOutput::Json(output) = run(script.clone(), inputs.clone()).unwrap() else { panic!("a document") };
+    assert_eq!((&output["response"], &output["tool_calls"]), (&Value::Null, &calls));
+    let mut streamed = inputs;
+    streamed["stream"] = json!(true);
+    let text = body(run(script, streamed).unwrap());
+    assert!(text.contains("see.") && !text.contains("<tool_call>"), "{text}");
+    assert!(text.contains(&format!("\"tool_calls\":{calls}")) && text.ends_with("data: [DONE]\n\n"), "{text}");
+    // Without tools the same words are an answer like any other.
+    let RunOutput::Json(plain) = run(json!({ "reply": "<tool_call>" }), json!({ "prompt": "p" })).unwrap() else {
+        panic!("a document")
+    };
+    assert_eq!(plain["response"], "<tool_call>");
+}
+
+#[test]
 fn what_breaks_the_schema_is_named() {
     let long = "x".repeat(131_073);
     for (inputs, part) in [
@@ -201,7 +220,12 @@ fn what_breaks_the_schema_is_named() {
         (json!({ "prompt": "a", "stop": [""] }), "'/stop/0'"),
         (json!({ "prompt": "a", "stop": vec!["x"; 17] }), "'/stop' must hold at most 16"),
         (json!({ "prompt": "a", "stop": "x".repeat(257) }), "'/stop'"),
-        (json!({ "prompt": "a", "tools": [{}] }), "'/tools' asks for something that this host does not support yet"),
+        (json!({ "prompt": "a", "tools": [{}] }), "'/tools/0/name'"),
+        (json!({ "prompt": "a", "tools": [{ "name": "f" }], "raw": true }), "'/raw' does not go together"),
+        (
+            json!({ "prompt": "a", "tools": [{ "name": "f" }], "response_format": { "type": "json_object" } }),
+            "'/response_format' does not go together",
+        ),
         (json!({ "prompt": "a", "functions": [{}] }), "'/functions'"),
         (json!({ "prompt": "a", "response_format": { "type": "yaml" } }), "'/response_format/type'"),
         (json!({ "prompt": "a", "response_format": { "type": "json_schema" } }), "'/response_format/json_schema'"),

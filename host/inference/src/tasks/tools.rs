@@ -1,0 +1,304 @@
+//! `tools` and `tool_choice`: the functions that a model may call, and the calls in its answer.
+//!
+//! Tools come flat (`{name, description, parameters}`) or in OpenAI's envelope (`{type: "function", function: {…}}`).
+//! Each family of models writes calls in its own way ([`CallStyle`]); the answer's grammar holds a call to that way, to
+//! the tools' names and to their schemas, so that a call that is made can be read.
+
+use serde_json::{Map, Value, json};
+
+use crate::AiError;
+use crate::backend::{AnswerFormat, CallStyle, Tool};
+
+/// Tools in one request.
+const MAX_TOOLS: usize = 128;
+const MAX_NAME: usize = 128;
+
+/// What a request says of tools.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Toolbox {
+    /// The tools that the model is told of. Empty when it must not call any.
+    pub(crate) tools: Vec<Tool>,
+    choice: Choice,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Choice {
+    /// Text or calls, as the model likes.
+    #[default]
+    Auto,
+    /// At least one call.
+    Required,
+    /// One call of the only tool that is left.
+    Named,
+}
+
+/// A call in an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Call {
+    name: String,
+    arguments: Value,
+}
+
+impl Call {
+    /// As upstream gives it.
+    pub(super) fn json(&self) -> Value {
+        json!({ "name": self.name, "arguments": self.arguments })
+    }
+}
+
+impl Toolbox {
+    /// Reads `tools` and `tool_choice`.
+    pub(crate) fn read(tools: Option<&Value>, choice: Option<&Value>) -> Result<Self, AiError> {
+        let listed = match tools {
+            None => &Vec::new(),
+            Some(Value::Array(listed)) if listed.len() <= MAX_TOOLS => listed,
+            Some(_) => return Err(invalid("/tools", format_args!("must be an array of at most {MAX_TOOLS} tools"))),
+        };
+        let mut tools: Vec<Tool> = listed.iter().enumerate().map(tool).collect::<Result<_, _>>()?;
+        for (at, tool) in tools.iter().enumerate() {
+            if tools[..at].iter().any(|other| other.name == tool.name) {
+                return Err(invalid(&format!("/tools/{at}"), format_args!("repeats the name {:?}", tool.name)));
+            }
+        }
+        let choice = match choice {
+            None => Choice::Auto,
+            Some(Value::String(word)) => match word.as_str() {
+                "auto" => Choice::Auto,
+                "required" | "any" => Choice::Required,
+                "none" => return Ok(Self::default()),
+                _ => return Err(unknown_choice()),
+            },
+            Some(Value::Object(map)) => {
+                let function = map.get("function").and_then(Value::as_object).unwrap_or(map);
+                let name = function.get("name").and_then(Value::as_str).ok_or_else(unknown_choice)?;
+                tools.retain(|tool| tool.name == name);
+                if tools.is_empty() {
+                    return Err(invalid("/tool_choice", "names a tool that is not among '/tools'"));
+                }
+                Choice::Named
+            }
+            Some(_) => return Err(unknown_choice()),
+        };
+        if tools.is_empty() && choice != Choice::Auto {
+            return Err(invalid("/tool_choice", "asks for a call, and there are no '/tools'"));
+        }
+        Ok(Self { tools, choice })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+
+    /// The grammar of an answer that may, or must, hold calls.
+    pub(crate) fn format(&self, style: CallStyle) -> AnswerFormat {
+        let arguments = match style {
+            CallStyle::Hermes => "arguments",
+            CallStyle::Llama3 => "parameters",
+        };
+        let calls: Vec<Value> = self.tools.iter().map(|tool| call_schema(tool, arguments)).collect();
+        let schema = json!({
+            "anyOf": calls,
+            "x-guidance": { "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " },
+        });
+        let more = if self.choice == Choice::Named { "" } else { " (\"\\n\" call)*" };
+        AnswerFormat::Lark(match (style, self.choice) {
+            (CallStyle::Hermes, Choice::Auto) => format!(
+                "start: (begin body end)* REST\nbegin[lazy]: /(.|\\n)*<tool_call>/\nbody: /\\n?/ json\njson: %json {schema}\n\
+                 end: /\\n?<\\/tool_call>/\nREST: /(.|\\n)*/"
+            ),
+            (CallStyle::Hermes, _) => {
+                format!("start: call{more}\ncall: \"<tool_call>\\n\" json \"\\n</tool_call>\"\njson: %json {schema}")
+            }
+            (CallStyle::Llama3, Choice::Auto) => {
+                format!("start: json | TEXT\njson: %json {schema}\nTEXT: /\\s*[^{{\\s](.|\\n)*/")
+            }
+            (CallStyle::Llama3, _) => format!("start: json\njson: %json {schema}"),
+        })
+    }
+}
+
+fn call_schema(tool: &Tool, arguments: &str) -> Value {
+    let parameters = match &tool.parameters {
+        Value::Object(map) if map.is_empty() => json!({ "type": "object" }),
+        schema => schema.clone(),
+    };
+    json!({
+        "type": "object",
+        "properties": { "name": { "const": tool.name }, arguments: parameters },
+        "required": ["name", arguments],
+        "additionalProperties": false,
+    })
+}
+
+fn invalid(path: &str, fault: impl std::fmt::Display) -> AiError {
+    AiError::bad_input(format!("value at '{path}' {fault}"))
+}
+
+fn unknown_choice() -> AiError {
+    invalid("/tool_choice", "must be 'auto', 'none', 'required' or an object that names a function")
+}
+
+fn tool((at, value): (usize, &Value)) -> Result<Tool, AiError> {
+    let path = format!("/tools/{at}");
+    let Value::Object(outer) = value else { return Err(invalid(&path, "must be an object")) };
+    let function = match outer.get("function") {
+        Some(Value::Object(function)) => function,
+        Some(_) => return Err(invalid(&format!("{path}/function"), "must be an object")),
+        None => outer,
+    };
+    let name = match function.get("name") {
+        Some(Value::String(name)) if (1..=MAX_NAME).contains(&name.len()) => name.clone(),
+        _ => return Err(invalid(&format!("{path}/name"), format_args!("must be a string of 1 to {MAX_NAME} bytes"))),
+    };
+    let description = function.get("description").and_then(Value::as_str).map(str::to_owned);
+    let parameters = match function.get("parameters") {
+        None | Some(Value::Null) => Value::Object(Map::new()),
+        Some(schema @ Value::Object(_)) => schema.clone(),
+        Some(_) => return Err(invalid(&format!("{path}/parameters"), "must be a JSON schema")),
+    };
+    Ok(Tool { name, description, parameters })
+}
+
+/// An answer as it is read for calls. Text in front of a call can be shown as it comes; once a call has begun, nothing more
+/// is shown until the answer has ended.
+#[derive(Debug)]
+pub(super) struct Reader {
+    style: CallStyle,
+    /// All of the answer.
+    text: String,
+    /// How much of it has been shown.
+    shown: usize,
+}
+
+const BEGIN: &str = "<tool_call>";
+const END: &str = "</tool_call>";
+
+impl Reader {
+    pub(super) fn new(style: CallStyle) -> Self {
+        Self { style, text: String::new(), shown: 0 }
+    }
+
+    /// Takes more of the answer, and gives what of it is text for sure.
+    pub(super) fn push(&mut self, more: &str) -> String {
+        self.text.push_str(more);
+        let certain = match self.style {
+            CallStyle::Hermes => match self.text.find(BEGIN) {
+                Some(begin) => begin,
+                None => self.text.len() - beginning_at_end(&self.text, BEGIN),
+            },
+            CallStyle::Llama3 => match self.text.trim_start().chars().next() {
+                None | Some('{') => 0,
+                Some(_) => self.text.len(),
+            },
+        };
+        let certain = certain.max(self.shown);
+        let text = self.text[self.shown..certain].to_owned();
+        self.shown = certain;
+        text
+    }
+
+    /// The calls of the whole answer, and the text that has not been shown if there are none.
+    pub(super) fn finish(self) -> (Vec<Call>, String) {
+        let calls: Vec<Call> = match self.style {
+            CallStyle::Hermes => {
+                let parts = self.text.split(BEGIN).skip(1);
+                parts.filter_map(|part| call(part.split(END).next().unwrap_or(part), "arguments")).collect()
+            }
+            CallStyle::Llama3 => call(&self.text, "parameters").into_iter().collect(),
+        };
+        let rest = if calls.is_empty() { self.text[self.shown..].to_owned() } else { String::new() };
+        (calls, rest)
+    }
+}
+
+/// The longest beginning of `text` that `held` ends with.
+fn beginning_at_end(held: &str, text: &str) -> usize {
+    (1..text.len()).rev().find(|length| text.is_char_boundary(*length) && held.ends_with(&text[..*length])).unwrap_or(0)
+}
+
+fn call(text: &str, arguments: &str) -> Option<Call> {
+    let Value::Object(mut map) = serde_json::from_str(text.trim()).ok()? else { return None };
+    let Value::String(name) = map.remove("name")? else { return None };
+    let arguments = map.remove(arguments).unwrap_or_else(|| Value::Object(Map::new()));
+    Some(Call { name, arguments })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weather() -> Value {
+        json!({ "name": "weather", "parameters": { "type": "object", "properties": { "city": { "type": "string" } } } })
+    }
+
+    #[test]
+    fn both_shapes_of_tools_are_the_same() {
+        let flat = Toolbox::read(Some(&json!([weather()])), None).unwrap();
+        let enveloped = Toolbox::read(Some(&json!([{ "type": "function", "function": weather() }])), None).unwrap();
+        assert_eq!(flat, enveloped);
+        assert_eq!(flat.tools[0].name, "weather");
+    }
+
+    #[test]
+    fn choices_are_taken_in_every_shape() {
+        let read = |choice: Value| Toolbox::read(Some(&json!([weather(), { "name": "time" }])), Some(&choice)).unwrap();
+        assert!(read(json!("none")).is_empty());
+        assert_eq!(read(json!("required")).choice, Choice::Required);
+        for choice in [json!({ "type": "function", "function": { "name": "time" } }), json!({ "name": "time" })] {
+            let toolbox = read(choice);
+            assert_eq!((toolbox.choice, toolbox.tools.len(), &*toolbox.tools[0].name), (Choice::Named, 1, "time"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_tool_is_named() {
+        for (tools, choice, part) in [
+            (json!({}), json!("auto"), "'/tools' must be"),
+            (json!([1]), json!("auto"), "'/tools/0' must be"),
+            (json!([{}]), json!("auto"), "'/tools/0/name'"),
+            (json!([{ "function": 3 }]), json!("auto"), "'/tools/0/function'"),
+            (json!([{ "name": "a", "parameters": 3 }]), json!("auto"), "'/tools/0/parameters'"),
+            (json!([{ "name": "a" }, { "name": "a" }]), json!("auto"), "repeats"),
+            (json!([{ "name": "a" }]), json!("sometimes"), "'/tool_choice'"),
+            (json!([{ "name": "a" }]), json!({ "name": "b" }), "not among"),
+            (json!([]), json!("required"), "there are no '/tools'"),
+        ] {
+            let error = Toolbox::read(Some(&tools), Some(&choice)).unwrap_err();
+            assert!(error.code == 5006 && error.message.contains(part), "{error} lacks {part}");
+        }
+    }
+
+    fn read(style: CallStyle, pieces: &[&str]) -> (String, Vec<Value>, String) {
+        let mut reader = Reader::new(style);
+        let shown: String = pieces.iter().map(|piece| reader.push(piece)).collect();
+        let (calls, rest) = reader.finish();
+        (shown, calls.iter().map(Call::json).collect(), rest)
+    }
+
+    #[test]
+    fn calls_are_found_and_never_shown() {
+        let call = r#"<tool_call>
+{"name": "weather", "arguments": {"city": "Oslo"}}
+</tool_call>"#;
+        let pieces: Vec<String> = format!("Let me look. {call}\n{call}").chars().map(String::from).collect();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        let (shown, calls, rest) = read(CallStyle::Hermes, &pieces);
+        assert_eq!((&*shown, &*rest), ("Let me look. ", ""));
+        assert_eq!(calls, vec![json!({ "name": "weather", "arguments": { "city": "Oslo" } }); 2]);
+        let llama = read(CallStyle::Llama3, &["{\"name\": \"time\"", ", \"parameters\": {}}"]);
+        assert_eq!(llama, (String::new(), vec![json!({ "name": "time", "arguments": {} })], String::new()));
+    }
+
+    #[test]
+    fn text_that_is_no_call_is_all_shown() {
+        for (style, pieces) in [
+            (CallStyle::Hermes, &["a <tool", " shed"][..]),
+            (CallStyle::Hermes, &["a <tool_call>nonsense"]),
+            (CallStyle::Llama3, &[" ", "{}", " is no call"]),
+            (CallStyle::Llama3, &["hello ", "{\"name\""]),
+        ] {
+            let (shown, calls, rest) = read(style, pieces);
+            assert_eq!((format!("{shown}{rest}"), calls.len()), (pieces.concat(), 0));
+        }
+    }
+}
