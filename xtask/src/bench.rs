@@ -5,6 +5,7 @@
 
 mod figures;
 mod http;
+mod js;
 mod llm;
 mod server;
 
@@ -18,6 +19,8 @@ use crate::workspace::Workspace;
 pub(crate) enum Bench {
     /// A hello component under `host serve` and `wasmtime serve`: requests/s, latency, memory.
     Http(http::Options),
+    /// A module worker under `host serve` and workerd: requests/s, latency, CPU time, memory.
+    Js(js::Options),
     /// SmolLM2 Q4_1 in this project's engine and in llama.cpp: prefill, decode, memory.
     Llm(llm::Options),
 }
@@ -25,6 +28,7 @@ pub(crate) enum Bench {
 pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
     match bench {
         Bench::Http(options) => http::bench(workspace, &options, progress),
+        Bench::Js(options) => js::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
 }

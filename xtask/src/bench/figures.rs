@@ -30,9 +30,11 @@ impl Figure {
         }
     }
 
-    /// Medians and their ratio (ours / peer), and the lowest and highest run of each.
+    /// Medians and their ratio (ours / peer), and the lowest and highest run of each. Peer and ratio are null where the
+    /// peer can do no such thing.
     pub(crate) fn line(&self) -> Value {
         let (ours, peer) = (median(&self.ours), median(&self.peer));
+        let runs = if self.peer.is_empty() { self.ours.len() } else { self.ours.len().min(self.peer.len()) };
         let better = match self.better {
             Better::Higher => "higher",
             Better::Lower => "lower",
@@ -42,7 +44,7 @@ impl Figure {
             "ours": rounded(ours),
             "peer": rounded(peer),
             "ratio": rounded(ours / peer),
-            "runs": self.ours.len().min(self.peer.len()),
+            "runs": runs,
             "unit": self.unit,
             "better": better,
             "ours_spread": spread(&self.ours),
@@ -81,7 +83,7 @@ fn spread(values: &[f64]) -> Value {
 }
 
 /// Four significant digits: no run repeats to more.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }
@@ -115,6 +117,15 @@ mod tests {
         assert_eq!(line["ratio"], 0.9);
         assert_eq!(line["runs"], 3);
         assert_eq!(line["ours_spread"], json!([5.0, 1000.0]));
+    }
+
+    #[test]
+    fn a_line_without_a_peer_has_no_ratio() {
+        let mut figure = Figure::new("js_ai_stream_rps", "requests/s", Better::Higher);
+        figure.record(Side::Ours, 3.0);
+        let line = figure.line();
+        assert_eq!((&line["ours"], &line["peer"], &line["ratio"]), (&json!(3.0), &Value::Null, &Value::Null));
+        assert_eq!(line["runs"], 1);
     }
 
     #[test]

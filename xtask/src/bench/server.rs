@@ -11,6 +11,8 @@ use crate::command::shown;
 
 /// Compiling the component on a first start is part of this.
 const START: Duration = Duration::from_secs(120);
+/// Of /proc in a second: a fixed part of the kernel's interface, whatever its own clock.
+const TICKS: f64 = 100.0;
 
 pub(crate) struct Server {
     child: Child,
@@ -21,28 +23,33 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server and waits for a line that begins with `announcement` and goes on with the address.
     pub(crate) fn start(command: &mut Command, announcement: &'static str) -> Result<Self> {
+        Self::start_at(command, move |line| {
+            let (_, rest) = line.split_once(announcement)?;
+            Some(rest.split_whitespace().next().unwrap_or("").trim_end_matches('/').to_owned())
+        })
+    }
+
+    /// Starts a server and waits for a line in which `address` finds the address.
+    pub(crate) fn start_at(
+        command: &mut Command,
+        address: impl Fn(&str) -> Option<String> + Send + 'static,
+    ) -> Result<Self> {
         let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
         // The command keeps its ends of the pipe, and with them open the reader would never see the end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut server = Self { child, address: String::new() };
-        let (found, address) = mpsc::channel();
+        let (found, lines) = mpsc::channel();
         std::thread::spawn(move || {
             // Reading goes on after the address: a server whose pipe is full stands still.
             for line in BufReader::new(reader).lines().map_while(Result::ok) {
-                let message = match line.split_once(announcement) {
-                    Some((_, rest)) => {
-                        Ok(rest.split_whitespace().next().unwrap_or("").trim_end_matches('/').to_owned())
-                    }
-                    None => Err(line),
-                };
-                let _ = found.send(message);
+                let _ = found.send(address(&line).ok_or(line));
             }
         });
         let mut said = Vec::new();
         loop {
-            match address.recv_timeout(START) {
+            match lines.recv_timeout(START) {
                 Ok(Ok(address)) => {
                     server.address = address;
                     return Ok(server);
@@ -55,9 +62,23 @@ impl Server {
 
     /// The most memory the process has held so far, in MB.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        peak_of(&status).with_context(|| format!("{path} has no VmHWM"))
+        self.read("status", |status| memory_of(status, "VmHWM:"))
+    }
+
+    /// The memory the process holds now, in MB.
+    pub(crate) fn memory(&self) -> Result<f64> {
+        self.read("status", |status| memory_of(status, "VmRSS:"))
+    }
+
+    /// The CPU time that all threads of the process have used so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        self.read("stat", cpu_of)
+    }
+
+    fn read(&self, file: &str, value: impl Fn(&str) -> Option<f64>) -> Result<f64> {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        value(&text).with_context(|| format!("{path} is not as expected"))
     }
 }
 
@@ -70,10 +91,18 @@ impl Drop for Server {
 }
 
 /// `VmHWM:   1234 kB` in MB.
-fn peak_of(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn memory_of(status: &str, key: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024.0 / 1e6)
+}
+
+/// User and system time of `PID (NAME) STATE …`, the fields 14 and 15 of proc_pid_stat(5). A name may hold anything.
+fn cpu_of(stat: &str) -> Option<f64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS)
 }
 
 #[cfg(test)]
@@ -82,8 +111,17 @@ mod tests {
 
     #[test]
     fn the_peak_is_read_in_megabytes() {
-        assert_eq!(peak_of("Name:\thost\nVmHWM:\t    1000 kB\nVmRSS:\t 900 kB\n"), Some(1.024));
-        assert_eq!(peak_of("Name:\thost\n"), None);
+        let status = "Name:\thost\nVmHWM:\t    1000 kB\nVmRSS:\t 500 kB\n";
+        assert_eq!(memory_of(status, "VmHWM:"), Some(1.024));
+        assert_eq!(memory_of(status, "VmRSS:"), Some(0.512));
+        assert_eq!(memory_of("Name:\thost\n", "VmHWM:"), None);
+    }
+
+    #[test]
+    fn the_cpu_time_is_read_past_any_name() {
+        let stat = "17 (a b) c) S 1 17 17 0 -1 4194560 3000 40 5 0 250 50 7 8 20 0 9 0";
+        assert_eq!(cpu_of(stat), Some(3.0));
+        assert_eq!(cpu_of("17 (host) S 1"), None);
     }
 
     #[test]
@@ -93,6 +131,8 @@ mod tests {
         let server = Server::start(&mut script, "Ready on ").expect("the line is found");
         assert_eq!(server.address, "http://127.0.0.1:1234");
         assert!(server.peak_memory().expect("a running process") > 0.0);
+        assert!(server.memory().expect("a running process") > 0.0);
+        assert!(server.cpu_seconds().expect("a running process") >= 0.0);
     }
 
     #[test]
