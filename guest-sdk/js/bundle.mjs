@@ -13,6 +13,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { context } from "esbuild";
 import { platform } from "./src/bundle/platform.mjs";
+import { withoutProperties } from "./src/bundle/properties.mjs";
 
 const LOADERS = {
   ".txt": "text",
@@ -94,7 +95,7 @@ function options(entry, outdir, flags, minify) {
     logLevel: "silent",
     treeShaking: true,
     // `import()` of a name that is not known now would look for a file, which the engine cannot survive. A pattern of
-    // the newest kinds, which the engine cannot read, is an error where it is used instead of one of the whole script.
+    // the newest kinds, which the engine cannot read, becomes a call, and is written out where that is possible.
     supported: { "dynamic-import": false, "regexp-unicode-property-escapes": false, "regexp-set-notation": false },
     define: {
       "process.env.NODE_ENV": JSON.stringify(minify ? "production" : "development"),
@@ -110,13 +111,21 @@ async function write(result, entry, outdir) {
   const map = `${script}.map`;
   await mkdir(outdir, { recursive: true });
   const output = (path) => result.outputFiles.find((file) => file.path === path)?.contents ?? new Uint8Array(0);
-  await replace(script, output(script));
+  const text = Buffer.from(finished(output(script)));
+  await replace(script, text);
   await replace(map, output(map));
   const inputs = Object.keys(result.metafile.inputs)
     .filter((path) => path !== "worker-entry" && path !== "<stdin>" && !path.startsWith("("))
     .map((path) => resolve(dirname(entry), path));
   const warnings = result.warnings.map((message) => diagnostic(message, entry));
-  return { ok: true, script, map, inputs: [...new Set(inputs)], bytes: output(script).length, warnings };
+  return { ok: true, script, map, inputs: [...new Set(inputs)], bytes: text.length, warnings };
+}
+
+/** The script as the engine can read it. What is added stands in its first line, which no source maps to. */
+function finished(contents) {
+  const text = Buffer.from(contents).toString();
+  const { script, head } = withoutProperties(text);
+  return head ? HEAD + head + script.slice(HEAD.length) : text;
 }
 
 /** Renamed into place, so that nobody reads half of it. */

@@ -1,14 +1,18 @@
 //! The examples, served from the root's binding file with the real small models.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Host, component, workspace};
 
-/// The root's binding file, with the components where this build put them.
+/// The root's binding file, with the components where this build put them and the sources where they are.
 fn examples() -> Host {
     let text = std::fs::read_to_string(workspace().join("wrangler-like.toml")).unwrap();
     let folder = component("chat.wasm").parent().unwrap().display().to_string();
-    Host::serve(&text.replace("target/wasm32-wasip2/release", &folder))
+    let sources = workspace().join("examples").display().to_string();
+    Host::serve(&text.replace("target/wasm32-wasip2/release", &folder).replace("\"examples/", &format!("\"{sources}/")))
 }
 
 #[test]
@@ -59,4 +63,101 @@ fn hello_says_hello() {
     let host = examples();
     let reply = host.send_to("hello.localhost", "GET", "/", &[], b"").read();
     assert_eq!((reply.status, reply.text().as_str()), (200, "Hello, world!\n"));
+}
+
+#[test]
+fn the_chat_page_is_served_from_its_files() {
+    let host = examples();
+    let get =
+        |path: &str, headers: &[(&str, &str)]| host.send_to("chat-ui.localhost", "GET", path, headers, b"").read();
+    let page = get("/", &[]);
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{:?}", page.headers);
+    assert!(page.text().contains("<title>"), "{}", page.text());
+    let etag = page.header("etag").unwrap_or_else(|| panic!("no etag in {:?}", page.headers));
+    let again = get("/", &[("if-none-match", etag)]);
+    assert_eq!((again.status, again.body.len()), (304, 0));
+
+    for (path, kind) in [("/app.js", "text/javascript"), ("/style.css", "text/css")] {
+        let file = get(path, &[]);
+        let found = file.header("content-type").unwrap_or_default();
+        assert!(file.status == 200 && found.starts_with(kind), "{path}: {} {found}", file.status);
+        let source = std::fs::read(workspace().join("examples/chat-ui/public").join(&path[1..])).unwrap();
+        assert_eq!(file.body, source, "{path}");
+    }
+    for path in ["/nothing", "/../wrangler.toml", "/%2e%2e/src/index.ts"] {
+        assert_eq!(get(path, &[]).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn the_chat_page_is_answered_in_a_stream() {
+    let host = examples();
+    let post = |body: &str| host.send_to("chat-ui.localhost", "POST", "/api/chat", &[], body.as_bytes()).read();
+    let reply = post(r#"{"messages":[{"role":"user","content":"What is the capital of France?"}]}"#);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(reply.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")));
+    let text = reply.text();
+    assert!(reply.complete && text.ends_with("data: [DONE]\n\n"), "{text}");
+    let pieces = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    let pieces: Vec<Value> =
+        pieces.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect();
+    let answer: String = pieces.iter().filter_map(|piece| piece["response"].as_str()).collect();
+    assert!(pieces.len() > 2 && !answer.trim().is_empty(), "{text}");
+
+    for body in ["{", "{}", r#"{"messages":[]}"#, r#"{"messages":[{"role":"robot","content":"x"}]}"#] {
+        let refused = post(body);
+        assert_eq!(refused.status, 400, "{body}");
+        assert!(refused.json()["error"].is_string(), "{body}");
+    }
+    assert_eq!(host.send_to("chat-ui.localhost", "GET", "/api/chat", &[], b"").read().status, 405);
+}
+
+#[test]
+fn rag_gives_the_notes_that_it_answers_from() {
+    let host = examples();
+    let ask = |path: &str| host.send_to("rag.localhost", "GET", path, &[], b"").read();
+    for (question, word) in
+        [("when+is+the+workshop+open", "open from Tuesday"), ("what+does+membership+cost", "25 euros")]
+    {
+        let reply = ask(&format!("/?q={question}"));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let answer = reply.json();
+        assert!(answer["answer"].as_str().is_some_and(|text| !text.trim().is_empty()), "{answer}");
+        let sources = answer["sources"].as_array().unwrap();
+        assert_eq!(sources.len(), 3, "{answer}");
+        let scores: Vec<f64> = sources.iter().map(|source| source["score"].as_f64().unwrap()).collect();
+        assert!(scores.windows(2).all(|pair| pair[0] >= pair[1]), "{scores:?}");
+        assert!(sources[0]["text"].as_str().unwrap().contains(word), "{question}: {answer}");
+    }
+    assert_eq!(ask("/").status, 400);
+}
+
+/// A Chromium: the one of `HOST_CHROMIUM`, else one of the usual names.
+fn chromium() -> Option<String> {
+    let own = std::env::var("HOST_CHROMIUM").ok().filter(|program| !program.is_empty());
+    let usual = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].map(str::to_owned);
+    own.into_iter().chain(usual).find(|program| {
+        let mut version = Command::new(program);
+        version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        version.status().is_ok_and(|status| status.success())
+    })
+}
+
+#[test]
+fn the_chat_page_works_in_a_browser() {
+    let Some(chromium) = chromium() else {
+        // Not with `eprintln!`, which is shown only where a test fails.
+        let left_out =
+            "LEFT OUT: the chat page in a browser: there is no Chromium; install one, or name it in HOST_CHROMIUM";
+        writeln!(std::io::stderr(), "  ! {left_out}").unwrap();
+        return;
+    };
+    let host = examples();
+    let mut node = Command::new("node");
+    node.arg(workspace().join("tests/end_to_end/chat_page.mjs")).arg(chromium);
+    node.arg(format!("http://chat-ui.localhost:{}/", host.port)).stdin(Stdio::null()).env_remove("NODE_OPTIONS");
+    let output = node.output().expect("node is there, as JavaScript workers need it");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.lines().count() == 4, "{out}{err}");
 }

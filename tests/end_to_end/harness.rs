@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Longer than anything here takes on a loaded machine: a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Request bodies up to this length are written before the answer is read: sockets hold that much.
+const IN_ONE_GO: usize = 64 << 10;
+
 /// The two component flavours that every case runs in.
 pub(crate) const FLAVOURS: [&str; 2] = ["p2", "p3"];
 
@@ -43,7 +46,15 @@ pub(crate) struct Host {
     child: Child,
     pub(crate) port: u16,
     log: Arc<Mutex<String>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+    readers: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// How a host ended that never was ready.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) log: String,
 }
 
 /// The `host` program with a clean environment.
@@ -59,44 +70,76 @@ impl Host {
         Host::start(config, &[])
     }
 
-    /// Serves a binding file with more arguments, and other files beside it as `(name, text)` in `--file NAME=TEXT` form.
+    /// Serves a binding file with more arguments.
     pub(crate) fn start(config: &str, arguments: &[&str]) -> Host {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("wrangler.toml"), config).expect("the binding file");
+        Host::launch(folder, "serve", arguments).unwrap_or_else(|ended| panic!("the host ended: {ended:?}"))
+    }
+
+    /// Runs a command that serves what lies in a folder, until it is ready.
+    pub(crate) fn launch(folder: tempfile::TempDir, serving: &str, arguments: &[&str]) -> Result<Host, Ended> {
+        let mut host = Host::spawn(folder, serving, arguments);
+        match host.wait_until_ready() {
+            Some(()) => Ok(host),
+            None => Err(Ended { code: host.wait().code(), log: host.log() }),
+        }
+    }
+
+    /// Runs a command that serves what lies in a folder. It is not ready yet.
+    pub(crate) fn spawn(folder: tempfile::TempDir, serving: &str, arguments: &[&str]) -> Host {
         let mut child = command()
             .current_dir(folder.path())
-            .args(["serve", "--port", "0", "--ip", "127.0.0.1", "--log", "debug,wasmtime=info,cranelift=info"])
+            .args([serving, "--port", "0", "--ip", "127.0.0.1", "--log", "debug,wasmtime=info,cranelift=info"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the host starts");
         let log = Arc::new(Mutex::new(String::new()));
-        let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
-        let stderr = BufReader::new(child.stderr.take().expect("stderr"));
-        let lines = log.clone();
+        let stdout = child.stdout.take().expect("stdout");
+        let stderr = child.stderr.take().expect("stderr");
         // From here on, dropping it ends the process.
-        let mut host = Host { child, port: 0, log, _folder: folder };
-        let reader = std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
+        let mut host = Host { child, port: 0, log, folder, readers: Vec::new() };
+        host.read(stdout);
+        host.read(stderr);
+        host
+    }
+
+    /// Adds what the process says to the log, a line at a time.
+    fn read(&mut self, from: impl std::io::Read + Send + 'static) {
+        let lines = self.log.clone();
+        self.readers.push(std::thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
                 let mut log = lines.lock().expect("the log");
                 log.push_str(&line);
                 log.push('\n');
             }
-        });
-        let mut line = String::new();
+        }));
+    }
+
+    /// Waits until the host says where it listens. None when it ends first; its log is whole then.
+    pub(crate) fn wait_until_ready(&mut self) -> Option<()> {
+        let start = Instant::now();
         loop {
-            line.clear();
-            let read = stdout.read_line(&mut line).expect("a line");
-            if read == 0 {
-                let _ = reader.join();
-                panic!("the host ended before it was ready");
+            // Looked at first: what it says before it ends is read all the same.
+            let ended = self.readers.iter().all(|reader| reader.is_finished());
+            let log = self.log();
+            if let Some(url) = log.lines().find_map(|line| line.trim().strip_prefix("Ready on http://")) {
+                self.port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+                return Some(());
             }
-            if let Some(url) = line.trim().strip_prefix("Ready on http://") {
-                host.port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-                return host;
+            if ended {
+                return None;
             }
+            assert!(start.elapsed() < PATIENCE, "the host was not ready:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The folder that it serves.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// One worker with a component and more lines for its table.
@@ -152,9 +195,15 @@ impl Host {
         head.push_str("\r\n");
         let mut stream = self.connect();
         stream.write_all(head.as_bytes()).expect("the head is sent");
-        // The host may answer and close before it has read a body that it does not want.
-        let _ = stream.write_all(body);
-        Exchange { stream: BufReader::new(stream) }
+        if body.len() > IN_ONE_GO {
+            // An answer may begin, and has to be read, before all of the request has been taken.
+            let (mut stream, body) = (stream.try_clone().expect("another handle"), body.to_vec());
+            std::thread::spawn(move || stream.write_all(&body));
+        } else {
+            // The host may answer and close before it has read a body that it does not want.
+            let _ = stream.write_all(body);
+        }
+        Exchange { stream: BufReader::new(stream), bodiless: method == "HEAD" }
     }
 
     /// A bare connection.
@@ -201,6 +250,7 @@ impl Drop for Host {
 /// A request that has been sent.
 pub(crate) struct Exchange {
     stream: BufReader<TcpStream>,
+    bodiless: bool,
 }
 
 /// The head of an answer, with its body still to come.
@@ -244,7 +294,7 @@ impl Exchange {
         }
         let find = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let body = match (find("transfer-encoding"), find("content-length")) {
-            _ if status == 204 || status == 304 => Framing::Done,
+            _ if self.bodiless || status == 204 || status == 304 => Framing::Done,
             (Some("chunked"), _) => Framing::Chunked,
             (_, Some(length)) => Framing::Length(length.parse().expect("a length")),
             _ => Framing::UntilClose,

@@ -123,14 +123,17 @@ fn a_client_that_leaves_ends_its_request() {
 
 #[test]
 fn an_instance_answers_as_many_requests_as_its_worker_says() {
-    for (instances, second) in
-        [("", ["1", "2"]), ("instances = \"fresh\"", ["1", "1"]), ("instances = \"reuse\"", ["2", "2"])]
+    for (instances, reused) in
+        [("", [false, true]), ("instances = \"fresh\"", [false, false]), ("instances = \"reuse\"", [true, true])]
     {
-        for (flavour, second) in FLAVOURS.into_iter().zip(second) {
+        for (flavour, reused) in FLAVOURS.into_iter().zip(reused) {
             let host = Host::worker(&guest("echo", flavour), instances);
-            assert_eq!(host.get("/twice").text(), "1", "{flavour} {instances}");
-            host.wait_for_log("status=200");
-            assert_eq!(host.get("/twice").text(), second, "{flavour} {instances}");
+            // An instance may come back a moment after its answer: the next request then finds none.
+            let seen = (0..if reused { 100 } else { 5 }).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                host.get("/twice").text() != "1"
+            });
+            assert_eq!(seen, reused, "{flavour} {instances}");
         }
     }
 }

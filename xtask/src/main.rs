@@ -9,6 +9,7 @@ mod bench;
 mod cache;
 mod command;
 mod guests;
+mod js;
 mod models;
 mod progress;
 mod serve;
@@ -49,7 +50,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Gets the Wasm target and the small models.
+    /// Gets the Wasm target, the small models and the toolchain for JavaScript workers.
     Setup,
     /// Builds guests as components: the named packages, or all of examples/ and tests/guests/.
     Guests {
@@ -98,7 +99,9 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => {
             toolchain::Toolchain::ready(&workspace, &progress)?;
-            models::fetch(&workspace, &progress)
+            models::fetch(&workspace, &progress)?;
+            js::toolchain(&workspace, &workspace.host()?, &progress)?;
+            js::test_packages(&workspace, &progress)
         }
         Task::Guests { names } => {
             let toolchain = toolchain::Toolchain::ready(&workspace, &progress)?;

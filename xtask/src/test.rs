@@ -8,7 +8,7 @@ use crate::guests::{self, FLAVOURS, Lints, Wanted};
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::workspace::{Package, Workspace};
-use crate::{command, models, wit};
+use crate::{command, js, models, wit};
 
 pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &Progress) -> Result<()> {
     progress.step("cargo fmt --check");
@@ -19,8 +19,11 @@ pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &
 
     progress.step("building the tests, with clippy's lints");
     command::run(&mut cargo(workspace, &["build", "--tests", "--bins"]))?;
-    // The program is among what was built, which spares a build of it for the models alone.
-    models::pull(workspace, &workspace.target_dir.join("debug").join("host"), progress)?;
+    // The program is among what was built, which spares a build of it for the set-up alone.
+    let host = workspace.target_dir.join("debug").join("host");
+    models::pull(workspace, &host, progress)?;
+    js::toolchain(workspace, &host, progress)?;
+    js::test_packages(workspace, progress)?;
     let toolchain = Toolchain::ready(workspace, progress)?;
     guests::build(workspace, &toolchain, &Wanted::All, Lints::Denied, progress)?;
 
@@ -30,6 +33,7 @@ pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &
         progress.step(&format!("running the tests of the Rust SDK, flavour {flavour}"));
         command::run(&mut sdk(workspace, flavour))?;
     }
+    js::sdk(workspace, progress)?;
     progress.done_before("every check passed");
     Ok(())
 }

@@ -9,6 +9,7 @@ import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { format, inspect } from "node:util";
 import { Bundler } from "../bundle.mjs";
 
 const bundler = new Bundler();
@@ -17,7 +18,8 @@ let made = 0;
 
 before(async () => {
   root = await mkdtemp(join(tmpdir(), "workers-js-bundle-"));
-  globalThis[Symbol.for("host.workers")] = { vars: { NAME: "value" }, WorkerEntrypoint: class {} };
+  const shown = { inspect, format: (values) => format(...values) };
+  globalThis[Symbol.for("host.workers")] = { vars: { NAME: "value" }, WorkerEntrypoint: class {}, ...shown };
 });
 after(async () => {
   await bundler.dispose();
@@ -256,4 +258,35 @@ test("the process answers line by line", async () => {
     ],
   );
   assert.equal(await exited, 0);
+});
+
+test("properties of Unicode are written out, and nothing moves", async () => {
+  const bundled = await bundle({
+    "index.js": String.raw`export default {
+      literal: /^\p{Letter}+$/u.test("grüße"),
+      inside: 8 / 2 + "grüße, ja".match(/[\p{L}\p{N}]+/gu).length / 1,
+      not: /\P{L}/u.test("grüße"),
+      sets: /^[\p{L}--[a-z]]$/v.test("a"),
+      called: new RegExp('["\'\\p{Lu}]', "gu").exec("aÄ").index,
+      double: new RegExp("^\\p{L}'\u{1f600}\\x41$", "u").test("ä'\u{1f600}A"),
+      plain: "\\p{L}",
+    };
+    export const place = () => new Error("x").stack;`,
+  });
+  const script = await readFile(bundled.script, "utf8");
+  assert.ok(!/RegExp\(|\/u/.test(script.split("\n").slice(1).join()), script.slice(-900));
+  const exports = await exportsOf(bundled);
+  assert.deepEqual(exports.default, {
+    literal: true,
+    inside: 6,
+    not: false,
+    sets: false,
+    called: 1,
+    double: true,
+    plain: "\\p{L}",
+  });
+  const [, line, column] = /worker\.js:(\d+):(\d+)/.exec(exports.place());
+  const map = new SourceMap(JSON.parse(await readFile(bundled.map, "utf8")));
+  const origin = map.findEntry(Number(line) - 1, Number(column) - 1);
+  assert.deepEqual([origin.originalLine, origin.originalColumn], [9, 31]);
 });

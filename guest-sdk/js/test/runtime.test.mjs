@@ -194,7 +194,7 @@ test("a stream that breaks is broken off", async () => {
   assert.deepEqual([broken.text, broken.end], ["x", "abort"]);
   assert.match(lines()[0], /error: Uncaught \(in response body\) Error: stream broke\n.*worker\.js:\d+/);
   assert.equal((await get("/text-stream")).end, "abort");
-  assert.match(lines()[0], /TypeError.*non-ArrayBuffer/);
+  assert.match(lines()[0], /TypeError: This ReadableStream did not return bytes/);
 });
 
 test("exceptions are logged with their stack and end the request, not the instance", async () => {

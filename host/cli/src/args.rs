@@ -23,8 +23,10 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
+  host new my-chat                    start a project
   host serve                          serve the binding file of this folder
   host serve -c a.toml -c b.toml      serve the workers of two files
+  host dev                            the same, rebuilt whenever its sources change
   host check --env staging            say what is wrong with a binding file
   host models pull bge-small-en-v1.5  fetch a model
   host completions bash > host.bash   shell completions";
@@ -48,6 +50,15 @@ Examples:
 A worker answers at http://NAME.localhost:PORT/ and on its routes; a sole worker answers everything.")]
     Serve(ServeArgs),
 
+    /// Serve the workers of a binding file, and swap them when their sources change.
+    #[command(after_help = "\
+Examples:
+  host dev
+  host dev --port 9000 --var GREETING=hello
+  host dev --test-scheduled
+A version that cannot be built leaves the one before it serving; requests under way end with what they began with.")]
+    Dev(DevArgs),
+
     /// Check binding files and their components without serving them.
     #[command(after_help = "\
 Examples:
@@ -55,6 +66,26 @@ Examples:
   host check -c wrangler.jsonc --json
 Exits 0 when all is well and 64 when something is wrong, after listing every fault with its place.")]
     Check(CheckArgs),
+
+    /// Start a project.
+    #[command(after_help = "\
+Examples:
+  host new my-chat                                a chat in TypeScript
+  host new my-notes --template rag
+  host new workers/hello --template hello --lang js
+  host new my-chat --template rust-chat
+  host new --list                                 the templates")]
+    New(NewArgs),
+
+    /// Build the scripts of a project without serving them.
+    #[command(after_help = "\
+Examples:
+  host build
+  host build my-chat --minify
+  host build -c wrangler.jsonc --json
+What has not changed since the last build is not built again. Serving builds what it needs by itself.
+Exits 64 when a script cannot be built, after printing every fault with its place.")]
+    Build(BuildArgs),
 
     /// Manage the models on this machine.
     #[command(subcommand)]
@@ -103,6 +134,111 @@ pub(crate) struct ServeArgs {
     /// Load the models that the workers' aliases name before serving.
     #[arg(long)]
     pub(crate) warm: bool,
+
+    /// First fetch the models that the aliases name and that are not on this machine.
+    #[arg(long)]
+    pub(crate) pull: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NewArgs {
+    /// The project's name, or a path that ends with it; its folder must not exist, or be empty.
+    #[arg(value_name = "NAME", required_unless_present = "list")]
+    pub(crate) name: Option<PathBuf>,
+
+    /// What to start from; `--list` shows what there is. [default: chat]
+    #[arg(short, long)]
+    pub(crate) template: Option<String>,
+
+    /// The language. [default: ts, where the template has it]
+    #[arg(short, long, value_enum)]
+    pub(crate) lang: Option<Lang>,
+
+    /// Where a project in Rust finds the SDK: the folder `guest-sdk/rust` of a checkout of host.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) sdk: Option<PathBuf>,
+
+    /// List the templates.
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+/// A language that workers are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lang {
+    /// TypeScript.
+    #[value(alias = "typescript")]
+    Ts,
+    /// JavaScript.
+    #[value(alias = "javascript")]
+    Js,
+    /// Rust.
+    Rust,
+}
+
+impl Lang {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Lang::Ts => "ts",
+            Lang::Js => "js",
+            Lang::Rust => "rust",
+        }
+    }
+
+    /// As in a sentence.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Lang::Ts => "TypeScript",
+            Lang::Js => "JavaScript",
+            Lang::Rust => "Rust",
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BuildArgs {
+    /// The project's folder. [default: this folder]
+    #[arg(value_name = "DIR", conflicts_with = "config")]
+    pub(crate) directory: Option<PathBuf>,
+
+    /// A binding file; may be given again. [default: that of the project's folder]
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub(crate) config: Vec<PathBuf>,
+
+    /// The environment: the tables under `[env.NAME]`.
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+
+    /// Make the scripts small.
+    #[arg(long)]
+    pub(crate) minify: bool,
+
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DevArgs {
+    #[command(flatten)]
+    pub(crate) project: ProjectArgs,
+
+    /// The port to listen on; 0 takes a free one. [default: dev.port, else 8787]
+    #[arg(short, long)]
+    pub(crate) port: Option<u16>,
+
+    /// The address to listen on: an IP address, `localhost`, or `*` for all. [default: dev.ip, else localhost]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<String>,
+
+    /// First fetch the models that the aliases name and that are not on this machine.
+    #[arg(long)]
+    pub(crate) pull: bool,
+
+    /// Call a worker's `scheduled` handler at /__scheduled?cron=*+*+*+*+* and /cdn-cgi/handler/scheduled.
+    #[arg(long)]
+    pub(crate) test_scheduled: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -39,7 +39,7 @@ fn check(args: &CheckArgs) -> Result<Project, Failed> {
 
 impl Failed {
     /// The faults as a program reads them.
-    fn faults(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn faults(&self) -> Vec<serde_json::Value> {
         match self.error().downcast_ref::<host_config::Faults>() {
             Some(faults) => faults.0.iter().map(|fault| json!(fault)).collect(),
             None => vec![json!({ "message": format!("{:#}", self.error()) })],

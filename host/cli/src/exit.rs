@@ -28,6 +28,11 @@ impl Failed {
         Self { silent: true, ..self }
     }
 
+    /// Says what went wrong, where that does not end the command.
+    pub(crate) fn print(&self) {
+        eprintln!("{}", Message(&self.error));
+    }
+
     pub(crate) fn error(&self) -> &anyhow::Error {
         &self.error
     }
@@ -60,7 +65,7 @@ pub(crate) fn code(done: Done) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             if !failed.silent {
-                eprintln!("{}", Message(&failed.error));
+                failed.print();
             }
             ExitCode::from(failed.code)
         }

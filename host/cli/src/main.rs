@@ -1,10 +1,13 @@
 //! The `host` program.
 
 mod args;
+mod build;
 mod check;
+mod dev;
 mod exit;
 mod logging;
 mod models;
+mod new;
 mod prepare;
 mod progress;
 mod serve;
@@ -21,7 +24,10 @@ fn main() -> ExitCode {
     logging::start(&args);
     let done = match args.command {
         Command::Serve(options) => serve::run(options),
+        Command::Dev(options) => dev::run(options),
         Command::Check(options) => check::run(options),
+        Command::New(options) => new::run(options),
+        Command::Build(options) => build::run(options),
         Command::Models(command) => models::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "host", &mut std::io::stdout());

@@ -54,7 +54,8 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pull(store: &Store, models: &[String], name: Option<&str>) -> anyhow::Result<()> {
+/// Fetches models into a store: by a name of the catalogue each, or one of a hub repository under `name`.
+pub(crate) fn pull(store: &Store, models: &[String], name: Option<&str>) -> anyhow::Result<()> {
     for model in models {
         if model.starts_with("hf:") {
             let (Some(name), [_]) = (name, models) else {
@@ -69,7 +70,8 @@ fn pull(store: &Store, models: &[String], name: Option<&str>) -> anyhow::Result<
             let known: Vec<_> = catalogue::entries().iter().map(|entry| entry.name.as_str()).collect();
             anyhow!("no model {model:?} in the catalogue; it has {}", known.join(", "))
         })?;
-        report(&store.pull(entry, &mut Bars::new())?);
+        let pulled = store.pull(entry, &mut Bars::new()).with_context(|| format!("the model {model} is not here"))?;
+        report(&pulled);
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 //!
 //! Everything that can be wrong is looked at before a port is taken, and every fault is told, not only the first.
 
+use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +13,19 @@ use host_assets::{Assets, navigation_prefers_assets};
 use host_bindings::{Bindings, Grants, Services, Site, outbound};
 use host_config::{Device, LoadOptions, Main, ModelSource, Project};
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalModel, LocalSource};
-use host_inference::{Task, backend, store};
+use host_inference::store::{self, Store};
+use host_inference::{Task, backend, catalogue};
 use host_js::{BuildRequest, Builder, Built, Mapper, Progress as _, Toolchain};
 use host_runtime::{
     Compiled, Instances, Limits, MapStack, Runtime, RuntimeConfig, Script, ScriptEngine, Worker, WorkerConfig,
 };
 use host_server::Served;
+use indicatif::HumanBytes;
+use tokio::task::block_in_place;
 
 use crate::args::ProjectArgs;
-use crate::exit::Failed;
+use crate::exit::{Done, Failed};
+use crate::models;
 use crate::progress::Steps;
 
 /// Reads the binding files. Warnings are printed.
@@ -47,6 +53,8 @@ pub(crate) struct Workshop {
     runtime: Runtime,
     client: outbound::Client,
     scripts: Option<Scripts>,
+    /// What the script of a worker was last made from, by the worker's name.
+    built: HashMap<String, Built>,
 }
 
 /// What scripts need beyond the rest.
@@ -71,10 +79,49 @@ pub(crate) fn engine(project: &Project) -> Result<Engine, Failed> {
     Engine::new(engine_config(project)).map_err(Failed::usage)
 }
 
+/// The models that a project's aliases name and that could be fetched, without those that are on this machine.
+pub(crate) fn missing_models(project: &Project) -> Vec<String> {
+    let ai = &project.ai;
+    let store = Store::open(models_directory(project));
+    let missing = |name: &&String| {
+        let own = ai.models.iter().any(|model| model.name == **name);
+        // What cannot be looked up is left to the request that needs it, which says why.
+        let absent = name.parse().is_ok_and(|name| matches!(store.find(&name), Ok(None)));
+        !own && absent && catalogue::entry(name).is_some()
+    };
+    let names: BTreeSet<&String> = ai.aliases.values().filter(missing).collect();
+    names.into_iter().cloned().collect()
+}
+
+/// Fetches the models that a project's aliases name, or says how they are fetched where neither `pull` nor the binding
+/// file asks for it. Nothing else uses the network.
+pub(crate) fn have_models(project: &Project, pull: bool) -> Done {
+    let missing = missing_models(project);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if pull || project.ai.pull {
+        models::pull(&Store::open(models_directory(project)), &missing, None)?;
+        return Ok(());
+    }
+    let bytes = missing.iter().filter_map(|name| catalogue::entry(name)).map(|entry| entry.package.bytes).sum();
+    let place = match &project.ai.model_directory {
+        Some(directory) => format!("HOST_MODELS_DIR='{}' ", directory.display()),
+        None => String::new(),
+    };
+    let names = missing.join(" ");
+    eprintln!(
+        "warning: models that this project names are not on this machine: {names}\n  \
+         help: fetch them ({}, once) with --pull or `pull = true` under [ai], or with\n        {place}host models pull {names}\n",
+        HumanBytes(bytes)
+    );
+    Ok(())
+}
+
 impl Workshop {
     pub(crate) fn open() -> Result<Self, Failed> {
-        let runtime = Runtime::new(&RuntimeConfig { cache_directory: cache("components") })?;
-        Ok(Self { runtime, client: outbound::Client::new()?, scripts: None })
+        let runtime = Runtime::new(&runtime_config())?;
+        Ok(Self { runtime, client: outbound::Client::new()?, scripts: None, built: HashMap::new() })
     }
 
     /// Makes every worker of a project, and starts an instance of each script. Every fault is told, not only the first.
@@ -111,7 +158,7 @@ impl Workshop {
         let grants = Grants::new(worker, assets.as_ref()).map_err(one)?;
         let linked = match main {
             Main::Component(path) => {
-                let compiled = compile(worker, path, &self.runtime).map_err(|error| at(&error))?;
+                let compiled = block_in_place(|| compile(worker, path, &self.runtime)).map_err(|error| at(&error))?;
                 let missing = grants.check_imports(compiled.imports());
                 if !missing.is_empty() {
                     return Err(missing.iter().flat_map(|missing| at(missing)).collect());
@@ -121,9 +168,10 @@ impl Workshop {
             }
             Main::Script(path) => {
                 let env = grants.script_env();
-                let (script, engine_component) = self.script(worker, path, env).map_err(|fault| vec![fault])?;
+                let made = block_in_place(|| self.script(worker, path, env));
+                let (script, engine_component) = made.map_err(|fault| vec![fault])?;
                 let config = self.config(worker, grants, engine, services);
-                Worker::script(&self.runtime, &engine_component, script, config).map_err(|error| at(&error))?
+                Worker::script(&engine_component, script, config).map_err(|error| at(&error))?
             }
         };
         linked.start().await.map_err(|fault| at(&fault))?;
@@ -163,7 +211,14 @@ impl Workshop {
             let map_stack: MapStack = Arc::new(move |text: &str| mapper.map_text(text));
             map_stack
         });
-        Ok((Script { source: source.into(), env, map_stack }, scripts.engine.clone()))
+        let engine = scripts.engine.clone();
+        self.built.insert(worker.name.as_str().to_owned(), built);
+        Ok((Script { source: source.into(), env, map_stack }, engine))
+    }
+
+    /// What the script of the worker of this name was last made from.
+    pub(crate) fn built(&self, worker: &str) -> Option<&Built> {
+        self.built.get(worker)
     }
 
     /// Builds a script. Its warnings are printed.
@@ -190,7 +245,7 @@ impl Workshop {
             let root = cache("").context("there is no cache directory: set HOME or HOST_CACHE_DIR")?;
             let toolchain = Toolchain::ready(&root, &mut Steps)?;
             let started = std::time::Instant::now();
-            let engine = self.runtime.script_engine(toolchain.runtime(), || {
+            let engine = ScriptEngine::compile(&runtime_config(), toolchain.runtime(), || {
                 Steps.step("compiling the JavaScript engine (once for this version of the host)");
             })?;
             tracing::debug!(ms = started.elapsed().as_millis() as u64, "the JavaScript engine is loaded");
@@ -198,6 +253,10 @@ impl Workshop {
         }
         self.scripts.as_mut().context("scripts were just made")
     }
+}
+
+fn runtime_config() -> RuntimeConfig {
+    RuntimeConfig { cache_directory: cache("components") }
 }
 
 fn one(error: impl Display) -> Vec<String> {
@@ -237,7 +296,7 @@ fn limits(limits: &host_config::Limits) -> Limits {
 fn engine_config(project: &Project) -> EngineConfig {
     let ai = &project.ai;
     EngineConfig {
-        models_directory: ai.model_directory.clone().unwrap_or_else(store::default_directory),
+        models_directory: models_directory(project),
         models: ai.models.iter().map(local_model).collect(),
         aliases: ai.aliases.clone(),
         device: match ai.device {
@@ -250,6 +309,11 @@ fn engine_config(project: &Project) -> EngineConfig {
         memory_bytes: ai.memory_bytes,
         queue: ai.queue,
     }
+}
+
+/// Where a project's models lie.
+fn models_directory(project: &Project) -> PathBuf {
+    project.ai.model_directory.clone().unwrap_or_else(store::default_directory)
 }
 
 fn local_model(model: &host_config::ModelEntry) -> LocalModel {

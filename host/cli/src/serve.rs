@@ -1,5 +1,6 @@
 //! `host serve`.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::{prepare, table};
 /// Serves until a signal to stop, then drains.
 pub(crate) fn run(args: ServeArgs) -> Done {
     let project = prepare::project(&args.project)?;
+    prepare::have_models(&project, args.pull)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(project, &args))
 }
@@ -26,13 +28,13 @@ async fn serve(project: Project, args: &ServeArgs) -> Done {
     let ip = args.ip.as_deref().unwrap_or(&project.dev.ip);
     let port = args.port.unwrap_or(project.dev.port);
     let addresses = listen_addresses(ip).map_err(|error| Failed::usage(anyhow!(error)))?;
-    let server = bind(&addresses, port, Router::new(sites.served))?;
+    let server = bind(&addresses, port, Router::new(sites.served), ServerConfig::default())?;
 
     if args.warm {
         warm(&engine, project.ai.aliases.values()).await;
     }
     print!("{}", table::bindings(&project));
-    announce(&server, ip, project.workers.iter().map(|worker| worker.name.as_str()));
+    announce(&server.addresses(), ip, project.workers.iter().map(|worker| worker.name.as_str()));
 
     let cut_off = server.run(stop_signal(), Duration::from_secs(args.grace)).await;
     sites.services.clear();
@@ -44,13 +46,13 @@ async fn serve(project: Project, args: &ServeArgs) -> Done {
 }
 
 /// Listens on every address that this machine has: `localhost` is two, and a container may have only one of them.
-pub(crate) fn bind(addresses: &[IpAddr], port: u16, router: Router) -> Result<Server, Failed> {
+pub(crate) fn bind(addresses: &[IpAddr], port: u16, router: Router, config: ServerConfig) -> Result<Server, Failed> {
     let usable: Vec<SocketAddr> = addresses
         .iter()
         .filter(|address| addresses.len() == 1 || std::net::TcpListener::bind((**address, 0)).is_ok())
         .map(|address| SocketAddr::new(*address, port))
         .collect();
-    Server::bind(&usable, router, ServerConfig::default()).map_err(|error| {
+    Server::bind(&usable, router, config).map_err(|error| {
         let next = port.saturating_add(1);
         Failed::from(anyhow!("{error}; choose another port with --port {next}, or stop what listens there"))
     })
@@ -64,22 +66,26 @@ pub(crate) async fn warm(engine: &Engine, models: impl Iterator<Item = &String>)
     }
 }
 
-pub(crate) fn announce<'a>(server: &Server, ip: &str, names: impl ExactSizeIterator<Item = &'a str>) {
-    let addresses = server.addresses();
-    let port = addresses.first().map_or(0, SocketAddr::port);
-    let host = match addresses.first() {
-        Some(address) if ip != "localhost" => address.to_string(),
-        _ => format!("localhost:{port}"),
-    };
-    println!();
+/// Says where the workers of these names answer.
+pub(crate) fn announce<'a>(addresses: &[SocketAddr], ip: &str, names: impl ExactSizeIterator<Item = &'a str>) {
+    let mut text = String::from("\n");
+    let host = authority(addresses, ip);
     if names.len() == 1 {
-        println!("  curl http://{host}/");
+        text += &format!("  curl http://{host}/\n");
     } else {
-        for name in names {
-            println!("  curl http://{name}.localhost:{port}/");
-        }
+        let port = addresses.first().map_or(0, SocketAddr::port);
+        names.for_each(|name| text += &format!("  curl http://{name}.localhost:{port}/\n"));
     }
-    println!("\nReady on http://{host}");
+    // Whoever closed standard output is served all the same.
+    let _ = writeln!(std::io::stdout(), "{text}\nReady on http://{host}");
+}
+
+/// What stands for a server in a URL.
+pub(crate) fn authority(addresses: &[SocketAddr], ip: &str) -> String {
+    match addresses.first() {
+        Some(address) if ip != "localhost" => address.to_string(),
+        first => format!("localhost:{}", first.map_or(0, SocketAddr::port)),
+    }
 }
 
 /// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use host_config::{Binding, Project, Worker};
+use host_config::{Assets, Binding, Project, Worker};
 
 /// One line a binding: its name, what it is, and what it stands for. Secrets show no value.
 pub(crate) fn bindings(project: &Project) -> String {
     let mut table = String::new();
     for worker in &project.workers {
-        let rows: Vec<_> = worker.bindings.iter().map(|(name, binding)| (name, describe(binding))).collect();
+        let rows: Vec<_> = worker.bindings.iter().map(|(name, binding)| (name, describe(binding, worker))).collect();
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let _ = writeln!(table, "{} ({})", worker.name, routes(worker));
         for (name, (kind, value)) in &rows {
@@ -16,6 +16,9 @@ pub(crate) fn bindings(project: &Project) -> String {
         }
         if rows.is_empty() {
             let _ = writeln!(table, "  no bindings");
+        }
+        if let Some(assets) = worker.assets.as_ref().filter(|assets| assets.binding.is_none()) {
+            let _ = writeln!(table, "  serves the files of {}", directory(assets));
         }
     }
     for (alias, model) in &project.ai.aliases {
@@ -30,7 +33,7 @@ fn routes(worker: &Worker) -> String {
     places.join(", ")
 }
 
-fn describe(binding: &Binding) -> (&'static str, String) {
+fn describe(binding: &Binding, worker: &Worker) -> (&'static str, String) {
     match binding {
         Binding::Text(text) => ("Variable", shorten(&format!("{text:?}"))),
         Binding::Json(json) => ("Variable", shorten(&json.to_string())),
@@ -39,8 +42,19 @@ fn describe(binding: &Binding) -> (&'static str, String) {
             Some(models) => ("AI", shorten(&models.join(", "))),
             None => ("AI", "all models".to_owned()),
         },
+        Binding::Assets => ("Assets", worker.assets.as_ref().map_or(String::new(), directory)),
+        Binding::Service { service, .. } => ("Service", service.clone()),
         Binding::Other { section } => ("-", format!("[{section}] is read but not served by this version")),
         _ => ("-", String::new()),
+    }
+}
+
+/// The directory of a worker's files, as seen from here where it lies below.
+fn directory(assets: &Assets) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    match assets.directory.strip_prefix(here) {
+        Ok(below) if !below.as_os_str().is_empty() => below.display().to_string(),
+        _ => assets.directory.display().to_string(),
     }
 }
 

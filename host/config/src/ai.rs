@@ -32,6 +32,10 @@ pub struct Ai {
     pub memory_bytes: Option<u64>,
     /// Requests that may wait for a model before more are refused. Key `queue`; the host's own choice if none.
     pub queue: Option<NonZeroUsize>,
+    /// Whether models that the aliases name and that are not here are fetched when the host starts. Key `pull`, default
+    /// `false`; one file that says so is enough.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pull: bool,
 }
 
 /// Where models run.
@@ -181,6 +185,7 @@ pub(crate) struct AiParts {
     threads: Option<Spanned<NonZeroUsize>>,
     memory_bytes: Option<Spanned<u64>>,
     queue: Option<Spanned<NonZeroUsize>>,
+    pull: bool,
 }
 
 impl AiParts {
@@ -217,6 +222,7 @@ impl AiParts {
         once(&mut self.model_directory, model_directory, "model_directory", report);
         once(&mut self.threads, positive(table, "threads"), "threads", report);
         once(&mut self.queue, positive(table, "queue"), "queue", report);
+        self.pull |= table.boolean("pull") == Some(true);
         let memory = positive(table, "memory_mb").and_then(|mib| {
             Some(Spanned { value: u64::try_from(mib.value.get()).ok()?.checked_mul(1 << 20)?, span: mib.span })
         });
@@ -284,6 +290,7 @@ impl AiParts {
             threads: self.threads.map(|threads| threads.value),
             memory_bytes: self.memory_bytes.map(|bytes| bytes.value),
             queue: self.queue.map(|queue| queue.value),
+            pull: self.pull,
         }
     }
 

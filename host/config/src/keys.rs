@@ -156,6 +156,12 @@ pub static AI: Section = Section {
             Takes::Whole(1, 1_000_000),
             "requests that may wait for a model before more are refused (the host's own)",
         ),
+        key(
+            "pull",
+            Takes::Flag,
+            "`true` fetches models of the catalogue that the aliases name and that are not here, when the host starts; \
+             default `false` (the host's own)",
+        ),
     ]],
     ignored: AI_IGNORED,
 };

@@ -55,6 +55,17 @@ impl ComponentCache {
         self.directory.join(name).with_extension("cwasm")
     }
 
+    /// Waits until no other process compiles a component whose name begins as this one's, and keeps others waiting as long
+    /// as the file lives: several hosts that start together compile a large component once. None where the directory knows
+    /// no locks; then each compiles for itself.
+    pub(crate) fn lock(&self, path: &Path) -> Option<std::fs::File> {
+        let first = path.file_name()?.to_str()?.get(..1)?;
+        let lock = self.directory.join(format!("lock-{first}"));
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(lock).ok()?;
+        file.lock().ok()?;
+        Some(file)
+    }
+
     fn mac(&self, path: &Path, code: &[u8]) -> HmacSha256 {
         // Any key length is valid for HMAC.
         let mut mac = <HmacSha256 as Mac>::new_from_slice(&self.key).unwrap_or_else(|_| unreachable!());

@@ -108,15 +108,19 @@ impl Runtime {
     /// A component of any world, and whether its code came from the cache.
     pub(crate) fn compile_plain(&self, wasm: &[u8]) -> Result<(Component, bool), CompileError> {
         check_preamble(wasm)?;
-        let path = self.cache().map(|cache| cache.path(wasm));
-        let kept = self.cache().zip(path.as_deref()).and_then(|(cache, path)| cache.load(self.engine(), path));
-        if let Some(component) = kept {
+        let new = || Component::from_binary(self.engine(), wasm).map_err(CompileError::Invalid);
+        let Some(cache) = self.cache() else { return Ok((new()?, false)) };
+        let path = cache.path(wasm);
+        if let Some(component) = cache.load(self.engine(), &path) {
             return Ok((component, true));
         }
-        let component = Component::from_binary(self.engine(), wasm).map_err(CompileError::Invalid)?;
-        if let (Some(cache), Some(path)) = (self.cache(), &path) {
-            cache.store(path, &component);
+        let _lock = cache.lock(&path);
+        // Another process may have compiled it meanwhile.
+        if let Some(component) = cache.load(self.engine(), &path) {
+            return Ok((component, true));
         }
+        let component = new()?;
+        cache.store(&path, &component);
         Ok((component, false))
     }
 

@@ -49,7 +49,21 @@ struct Inner {
 impl Runtime {
     /// Sets up the engine and starts its clock, which stops when the last clone is dropped.
     pub fn new(config: &RuntimeConfig) -> Result<Self, StartError> {
-        let engine = engine()?;
+        Self::with(config, compiler_config)
+    }
+
+    /// A runtime for what is built on WASI 0.2 alone. Its guests start no tasks inside the component model, whose calls
+    /// then need no account of them.
+    pub(crate) fn without_concurrency(config: &RuntimeConfig) -> Result<Self, StartError> {
+        Self::with(config, || {
+            let mut config = compiler_config();
+            config.wasm_component_model_async(false).concurrency_support(false);
+            config
+        })
+    }
+
+    fn with(config: &RuntimeConfig, compiler: impl Fn() -> Config) -> Result<Self, StartError> {
+        let engine = engine(compiler)?;
         let cache = match &config.cache_directory {
             Some(directory) => Some(ComponentCache::open(directory, &engine)?),
             None => None,
@@ -78,12 +92,12 @@ impl Runtime {
 }
 
 /// Builds the engine on a pool of instances, or on plain allocation where the address space is too small for a pool.
-fn engine() -> Result<Engine, StartError> {
-    let mut config = compiler_config();
+fn engine(compiler: impl Fn() -> Config) -> Result<Engine, StartError> {
+    let mut config = compiler();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool_config()));
     Engine::new(&config).or_else(|error| {
         tracing::warn!("no pool of instances ({error:#}); each request allocates its own memory, which is slower");
-        Engine::new(&compiler_config()).map_err(StartError::Engine)
+        Engine::new(&compiler()).map_err(StartError::Engine)
     })
 }
 

@@ -28,6 +28,6 @@ pub use control::{RequestContext, RequestIds};
 pub use engine::{Runtime, RuntimeConfig, StartError};
 pub use failure::Failure;
 pub use limits::Limits;
-pub use script::{EventFault, MapStack, Script, ScriptEngine, StartFault};
+pub use script::{EventFault, MapStack, Script, ScriptEngine, ScriptEngineError, StartFault};
 pub use state::{Extension, OutboundResult, State};
 pub use worker::{Instances, LinkError, Worker, WorkerConfig};

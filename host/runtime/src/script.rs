@@ -9,6 +9,7 @@
 //! the engine wait goes through its `fetch`, to an authority that no network has and that the host answers itself
 //! ([`internal`]): the request's body, bodies that the host holds for the script, and the worker's bindings.
 
+mod calls;
 mod exchange;
 mod imports;
 mod instance;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wasmtime::component::Component;
 
-use crate::{CompileError, Failure, Runtime};
+use crate::{CompileError, Failure, Runtime, RuntimeConfig, StartError};
 
 pub(crate) use exchange::Exchange;
 pub(crate) use internal::{is_internal, send};
@@ -42,13 +43,45 @@ pub struct Script {
     pub map_stack: Option<MapStack>,
 }
 
-/// The compiled engine. Cheap to clone.
+/// The compiled engine and the runtime that its instances live in, which is apart from that of components: the engine is
+/// built on WASI 0.2, and what WASI 0.3 needs would cost each of its many calls. Cheap to clone.
 #[derive(Clone)]
-pub struct ScriptEngine(Component);
+pub struct ScriptEngine {
+    runtime: Runtime,
+    component: Component,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScriptEngineError {
+    /// The runtime does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The engine component cannot be used.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
 
 impl ScriptEngine {
+    /// Compiles the engine component, or takes its code from the cache. Takes half a minute where it is compiled, of which
+    /// `compiling` is told first: not for an async worker.
+    pub fn compile(config: &RuntimeConfig, path: &Path, compiling: impl FnOnce()) -> Result<Self, ScriptEngineError> {
+        let runtime = Runtime::without_concurrency(config)?;
+        let wasm = Runtime::read_component(path)?;
+        if !runtime.is_cached(&wasm) {
+            compiling();
+        }
+        let (component, _) = runtime.compile_plain(&wasm)?;
+        Ok(Self { runtime, component })
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     pub(crate) fn component(&self) -> &Component {
-        &self.0
+        &self.component
     }
 }
 
@@ -83,16 +116,4 @@ pub enum EventFault {
     /// A limit was broken.
     #[error("{0}")]
     Failed(Failure),
-}
-
-impl Runtime {
-    /// Compiles the engine component, or takes its code from the cache. Takes half a minute where it is compiled, of which
-    /// `compiling` is told first: not for an async worker.
-    pub fn script_engine(&self, path: &Path, compiling: impl FnOnce()) -> Result<ScriptEngine, CompileError> {
-        let wasm = Self::read_component(path)?;
-        if !self.is_cached(&wasm) {
-            compiling();
-        }
-        self.compile_plain(&wasm).map(|(component, _)| ScriptEngine(component))
-    }
 }

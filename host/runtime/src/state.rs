@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostMonotonicClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -70,7 +70,7 @@ impl<X: Extension> State<X> {
         let mut wasi = WasiCtxBuilder::new();
         let log = |channel| GuestLog::new(channel, worker.clone(), slot.clone(), limits.log_bytes);
         let console = log(Channel::Stderr);
-        wasi.stdout(log(Channel::Stdout)).stderr(console.clone());
+        wasi.stdout(log(Channel::Stdout)).stderr(console.clone()).monotonic_clock(Clock::new());
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         Self {
@@ -120,6 +120,31 @@ impl<X: Extension> State<X> {
     }
 }
 
+/// The time since the instance was made, read from the processor's counter where that runs evenly: JavaScript's engine asks
+/// for it several times a turn.
+struct Clock {
+    clock: quanta::Clock,
+    origin: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let clock = quanta::Clock::new();
+        let origin = clock.raw();
+        Self { clock, origin }
+    }
+}
+
+impl HostMonotonicClock for Clock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.delta_as_nanos(self.origin, self.clock.raw())
+    }
+}
+
 /// Counts a sub-request of the present request and says whether it is within `limit`.
 fn charge(slot: &Slot, limit: u32) -> bool {
     let Some(request) = slot.get() else { return false };
@@ -137,7 +162,7 @@ fn charge(slot: &Slot, limit: u32) -> bool {
 impl<X: Extension> WasiHttpHooks for Hooks<X> {
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
     ) -> Box<dyn Future<Output = OutboundResult> + Send> {
@@ -149,9 +174,16 @@ impl<X: Extension> WasiHttpHooks for Hooks<X> {
         if !charge(&self.slot, self.subrequests) {
             return Box::new(async { Err(HttpError::ConnectionLimitReached) });
         }
+        let call = self.exchange.as_ref().map(|exchange| exchange.calls.begin(request.headers_mut()));
         let send: Pin<Box<dyn Future<Output = OutboundResult> + Send>> =
             self.extension.send(self.slot.get(), request, options);
-        Box::new(send)
+        match call {
+            Some(call) => Box::new(async move {
+                let (response, sent) = call.run(send).await??;
+                Ok((response.map(|body| call.body(body)), sent))
+            }),
+            None => Box::new(send),
+        }
     }
 }
 

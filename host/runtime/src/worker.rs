@@ -90,13 +90,8 @@ impl<X: Extension> Worker<X> {
 
     /// A worker that is a script, in instances of `engine`, a component of the world `workers:js/worker`. Nothing of it
     /// runs yet.
-    pub fn script(
-        runtime: &Runtime,
-        engine: &ScriptEngine,
-        script: Script,
-        config: WorkerConfig<X>,
-    ) -> Result<Self, LinkError> {
-        let program = Program::Script(Pool::new(runtime, engine, script, &config)?);
+    pub fn script(engine: &ScriptEngine, script: Script, config: WorkerConfig<X>) -> Result<Self, LinkError> {
+        let program = Program::Script(Pool::new(engine, script, &config)?);
         Ok(Self::of(program, config))
     }
 
@@ -227,11 +222,17 @@ where
 
 /// Everything that any worker may import; what is not granted is refused before this point or when called.
 pub(crate) fn linker<X: Extension>(runtime: &Runtime) -> wasmtime::Result<Linker<State<X>>> {
-    let mut linker = Linker::new(runtime.engine());
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    let mut linker = p2_linker(runtime)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     X::link(&mut linker)?;
+    Ok(linker)
+}
+
+/// WASI 0.2 and nothing of the host's own.
+pub(crate) fn p2_linker<X: Extension>(runtime: &Runtime) -> wasmtime::Result<Linker<State<X>>> {
+    let mut linker = Linker::new(runtime.engine());
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Ok(linker)
 }

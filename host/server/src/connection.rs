@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::scheduled::Call;
 use crate::write_timeout::WriteTimeout;
 use crate::{Page, Router};
 
@@ -37,6 +38,8 @@ pub struct ServerConfig {
     pub head_bytes: usize,
     /// Requests under way on one HTTP/2 connection.
     pub streams: u32,
+    /// Whether two addresses of every worker call its `scheduled` handler: for development.
+    pub scheduled: bool,
 }
 
 impl Default for ServerConfig {
@@ -47,6 +50,7 @@ impl Default for ServerConfig {
             write_timeout: Duration::from_secs(60),
             head_bytes: 64 << 10,
             streams: 128,
+            scheduled: false,
         }
     }
 }
@@ -223,12 +227,17 @@ impl Shared {
         let Some(host) = host else { return page(&Page::no_host(), &self.ids.next()) };
         let router = self.router.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(site) = router.find(host, request.uri().path()) else {
-            return page(&Page::no_worker(host), &self.ids.next());
+            let none = router.sites().is_empty();
+            let missing = if none { Page::nothing_served() } else { Page::no_worker(host) };
+            return page(&missing, &self.ids.next());
         };
         if let Some(uri) = absolute(request.uri(), host) {
             *request.uri_mut() = uri;
         }
-        self.ask(site, request).await
+        match (site.worker(), Call::of(request.uri())) {
+            (Some(worker), Some(call)) if self.config.scheduled => schedule(worker, &call).await,
+            _ => self.ask(site, request).await,
+        }
     }
 
     async fn ask(&self, site: &Site, request: http::Request<Incoming>) -> Answer {
@@ -258,6 +267,17 @@ fn absolute(target: &Uri, host: &str) -> Option<Uri> {
     parts.authority = Some(host.parse().ok()?);
     parts.scheme = Some(Scheme::HTTP);
     Uri::from_parts(parts).ok()
+}
+
+async fn schedule(worker: &Worker<Bindings>, call: &Call) -> Answer {
+    let context = worker.admit();
+    if let Err(fault) = call.run(worker, &context).await {
+        return page(&fault, context.id());
+    }
+    let mut answer =
+        http::Response::new(Either::Right(Either::Left(Full::new(Bytes::from_static(call.done.as_bytes())))));
+    name_request(&mut answer, context.id());
+    answer
 }
 
 async fn run(worker: &Worker<Bindings>, request: http::Request<Incoming>) -> Answer {

@@ -7,6 +7,7 @@
 mod connection;
 mod page;
 mod router;
+mod scheduled;
 mod write_timeout;
 
 pub use connection::{BindError, Routes, Server, ServerConfig};

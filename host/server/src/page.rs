@@ -48,6 +48,11 @@ impl Page {
         }
     }
 
+    /// There are no workers, or not yet.
+    pub(crate) fn nothing_served() -> Self {
+        Self { status: 503, code: 1105, message: "No worker is served yet; the log says why".to_owned() }
+    }
+
     /// The request does not say which host it is for.
     pub(crate) fn no_host() -> Self {
         Self { status: 400, code: 1003, message: "The request has no valid Host header".to_owned() }

@@ -6,6 +6,8 @@ export default {
       await env.AI.run("endless", { prompt: "a" }, { signal: controller.signal });
       return new Response("resolved");
     } catch (error) {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      console.log("going on");
       return Response.json({ name: error.name });
     }
   },

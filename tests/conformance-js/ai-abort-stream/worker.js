@@ -9,6 +9,8 @@ export default {
       while (!(await reader.read()).done);
       return new Response("ended");
     } catch (error) {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      console.log("going on");
       return Response.json({ first: first.done === false, name: error.name });
     }
   },

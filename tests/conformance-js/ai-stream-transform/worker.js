@@ -20,10 +20,7 @@ function words() {
 export default {
   async fetch(request, env) {
     const stream = await env.AI.run("slow", { prompt: "count", stream: true });
-    const body = stream
-      .pipeThrough(new TextDecoderStream())
-      .pipeThrough(words())
-      .pipeThrough(new TextEncoderStream());
+    const body = stream.pipeThrough(new TextDecoderStream()).pipeThrough(words()).pipeThrough(new TextEncoderStream());
     return new Response(body, { headers: { "content-type": "text/plain;charset=utf-8" } });
   },
 };

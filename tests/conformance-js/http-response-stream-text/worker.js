@@ -1,12 +1,16 @@
+function texts() {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue("grüße ");
+      controller.enqueue("🙂");
+      controller.close();
+    },
+  });
+}
+
 export default {
-  async fetch() {
-    const body = new ReadableStream({
-      start(controller) {
-        controller.enqueue("grüße ");
-        controller.enqueue(new TextEncoder().encode("🙂"));
-        controller.close();
-      },
-    });
-    return new Response(body);
+  async fetch(request) {
+    const { pathname } = new URL(request.url);
+    return new Response(pathname === "/encoded" ? texts().pipeThrough(new TextEncoderStream()) : texts());
   },
 };

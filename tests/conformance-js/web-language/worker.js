@@ -33,7 +33,7 @@ export default {
       at: [1, 2, 3].at(-1),
       sorted: [3, 1, 2].toSorted(),
       named: "2025-01".match(/(?<year>\d{4})-(?<month>\d\d)/).groups.year,
-      unicode: /^\p{Letter}+$/u.test("grüße"),
+      unicode: /^\p{Letter}+$/u.test("grüße") && !/^[\p{L}--[a-z]]$/v.test("a"),
       behind: "price 42".replace(/(?<=price )\d+/, "7"),
       big: (2n ** 70n).toString(),
       weak: new WeakRef({ a: 1 }).deref().a,

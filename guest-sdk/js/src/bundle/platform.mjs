@@ -13,6 +13,9 @@ const require = createRequire(import.meta.url);
 const OWN = {
   process: join(source, "node/process.mjs"),
   async_hooks: join(source, "node/async_hooks.mjs"),
+  util: join(source, "node/util.mjs"),
+  assert: join(source, "node/assert.mjs"),
+  "assert/strict": join(source, "node/assert-strict.mjs"),
 };
 
 const BUILTIN = new Set(builtinModules.filter((name) => !name.startsWith("_")));

@@ -13,6 +13,14 @@ export class InferenceUpstreamError extends Error {
   }
 }
 
+/** What the binding itself refuses, before the engine is asked. */
+export class AiInternalError extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = "AiInternalError";
+  }
+}
+
 interface RunOptions {
   signal?: AbortSignal;
   extraHeaders?: Record<string, string>;
@@ -103,7 +111,8 @@ async function upstreamError(response: Response): Promise<InferenceUpstreamError
   return new InferenceUpstreamError(text);
 }
 
-/** The body of a call. One binary input travels as it is; several become arrays of numbers in the JSON. */
+/** The body of a call. One binary input travels as it is; several become arrays of numbers in the JSON. Of streams there
+ * may be one, and its type has to be said, as on the platform. */
 async function encode(
   inputs: unknown,
   options: object,
@@ -114,6 +123,7 @@ async function encode(
   const binaries = bare
     ? [bare]
     : entries.map(([name, value]) => binary(name, value)).filter((found) => found !== undefined);
+  refuseStreams(binaries);
   const [only] = binaries;
   if (only && binaries.length === 1) {
     const rest = Object.fromEntries(entries.filter(([name]) => name !== only.property));
@@ -132,6 +142,15 @@ async function encode(
   return { query: "", body: JSON.stringify({ inputs: json, options }) };
 }
 
+function refuseStreams(binaries: Binary[]): void {
+  const streams = binaries.filter(({ body }) => body instanceof ReadableStream);
+  if (streams.length > 1) {
+    const keys = streams.map(({ property }) => property).join(", ");
+    throw new AiInternalError(`Multiple ReadableStreams are not supported. Found streams in keys: [${keys}]`);
+  }
+  if (streams[0]?.type === "") throw new AiInternalError("Content-Type is required with ReadableStream inputs");
+}
+
 function headerText(property: string): string {
   if (!/^[\x21-\x7e]*$/.test(property)) throw new TypeError(`${JSON.stringify(property)} cannot name a binary input.`);
   return property;
@@ -139,11 +158,14 @@ function headerText(property: string): string {
 
 function binary(property: string, value: unknown): Binary | undefined {
   const plain = carrier(value);
+  if (plain instanceof ReadableStream && property !== "") return { property, body: plain, type: "" };
   if (plain)
     return { property, body: plain, type: (value instanceof Blob && value.type) || "application/octet-stream" };
-  if (typeof value !== "object" || value === null || !("body" in value) || !("contentType" in value)) return undefined;
+  if (typeof value !== "object" || value === null || !("body" in value)) return undefined;
   const body = carrier(value.body);
-  return body && { property, body, type: String(value.contentType) };
+  const type = "contentType" in value ? String(value.contentType ?? "") : "";
+  if (!body || (type === "" && !(body instanceof ReadableStream))) return undefined;
+  return { property, body, type };
 }
 
 function carrier(value: unknown): Binary["body"] | undefined {

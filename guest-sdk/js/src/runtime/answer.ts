@@ -17,36 +17,36 @@ export function answer(response: Response, method: string): Promise<void> | unde
   }
   const { status } = response;
   if (status < 200) throw new TypeError("Response.error() is no response that a client can get.");
-  const lines = response[LINES]();
-  if (body.isNull) return void respond(status, lines, NOTHING, false);
-  if (method === "HEAD") return void answerHead(response, lines);
+  if (method === "HEAD") return void answerHead(response);
+  if (body.isNull) return void respond(status, response[LINES](null), NOTHING, false);
   const { whole, held } = body;
   if (whole !== undefined) {
+    const bytes = typeof whole === "string" ? encoder.encode(whole) : whole;
     body.used = true;
-    return void respond(status, lines, typeof whole === "string" ? encoder.encode(whole) : whole, false);
+    return void respond(status, response[LINES](null), bytes, false);
   }
-  if (held !== undefined && respondHeld(status, lines, held)) {
+  if (held !== undefined && respondHeld(status, response[LINES](null), held)) {
     body.used = true;
     return undefined;
   }
+  const lines = response[LINES](body.length);
   const stream = body.stream() as ByteStream;
   const reader = stream.getReader();
   respond(status, lines, NOTHING, true);
   return pump(reader);
 }
 
-function answerHead(response: Response, lines: Uint8Array): void {
-  const { whole } = response[BODY];
-  if (whole !== undefined && !response.headers.has("content-length")) {
-    const length = typeof whole === "string" ? encoder.encode(whole).length : whole.length;
-    const line = encoder.encode(`content-length\0${length}\n`);
-    const all = new Uint8Array(lines.length + line.length);
-    all.set(lines);
-    all.set(line, lines.length);
-    lines = all;
-  }
-  response[BODY].discard();
-  respond(response.status, lines, NOTHING, false);
+/** The head of what a GET would give. */
+function answerHead(response: Response): void {
+  const body = response[BODY];
+  const { whole } = body;
+  const said = response.headers.get("content-length");
+  const length =
+    whole === undefined
+      ? (said ?? body.length)
+      : String(typeof whole === "string" ? encoder.encode(whole).length : whole.length);
+  body.discard();
+  respond(response.status, response[LINES](length), NOTHING, false);
 }
 
 async function pump(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
@@ -57,7 +57,7 @@ async function pump(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<vo
       const piece = bytesOf(value);
       if (!piece)
         throw new TypeError(
-          "This TransformStream is being used as a byte stream, but received an object of non-ArrayBuffer/ArrayBufferView type on its writable side. To resolve this, encode the text with a TextEncoder or pipe it through a TextEncoderStream.",
+          "This ReadableStream did not return bytes. Encode text with a TextEncoder, or pipe it through a TextEncoderStream.",
         );
       if (piece.length === 0) continue;
       const flow = bodyWrite(piece);

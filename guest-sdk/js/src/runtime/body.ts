@@ -2,6 +2,7 @@
 // came, and the engine's own objects and streams cost more than the body.
 
 import { Lazy, isDisturbed, streamOfBytes, unread } from "./lazy";
+import { fixedLength } from "./streams";
 import { NOTHING, NativeResponse, bytesOf, decoder, encoder, type ByteStream } from "./natives";
 
 export type Source = string | Uint8Array | Blob | NativeResponse | Lazy | null;
@@ -40,6 +41,15 @@ export class Body {
   /** The number of a body that the host holds and nobody has read. */
   get held(): number | undefined {
     return this.unopened()?.held;
+  }
+
+  /** How many bytes a body that is no text or bytes is going to have, where that is known: digits. */
+  get length(): string | null {
+    if (this.shown && fixedLength(this.shown) !== undefined) return String(fixedLength(this.shown));
+    if (this.source instanceof Blob) return String(this.source.size);
+    // The engine decodes nothing, so what was announced is what comes.
+    const said = this.source instanceof NativeResponse ? this.source.headers.get("content-length") : null;
+    return said !== null && /^\d{1,15}$/.test(said) ? said : null;
   }
 
   private unopened(): Lazy | undefined {
@@ -153,9 +163,4 @@ export function extract(init: unknown): { body: Body; type: string | null } {
     return { body: new Body(native), type: native.headers.get("content-type") };
   }
   return { body: new Body(String(init)), type: "text/plain;charset=UTF-8" };
-}
-
-export async function formDataOf(body: Body, type: string | null): Promise<FormData> {
-  const headers = { "content-type": type ?? "" };
-  return new NativeResponse((await body.bytes()) as unknown as BodyInit, { headers }).formData();
 }

@@ -1,8 +1,9 @@
 // `fetch`. The network is reached through the engine's own, and so are the host's answers to the runtime, at an
 // authority that no network has.
 
+import { Body } from "./body";
 import { BODY, HEADERS } from "./message";
-import { heldBody, Lazy } from "./lazy";
+import { end, heldBody, Lazy } from "./lazy";
 import { NativeHeaders, nativeFetch, type NativeResponse } from "./natives";
 import { toHeaders } from "./headers";
 import { Request, signalOf } from "./request";
@@ -10,6 +11,8 @@ import { Response, fromNative } from "./response";
 import { refuseInGlobalScope } from "./state";
 
 export const HELD = "x-held";
+/** How the host is told which call a later word is about. */
+const NUMBER = "x-host-call";
 const MAX_REDIRECTS = 20;
 
 interface Sent {
@@ -19,7 +22,11 @@ interface Sent {
   signal: AbortSignal | null;
 }
 
-/** The engine's `fetch`, ended by the signal wherever it is. */
+let calls = 0;
+/** Which call an answer belongs to. */
+const numbers = new WeakMap<NativeResponse, number>();
+
+/** The engine's `fetch`, ended by the signal wherever it is: the engine itself would only stop waiting. */
 export async function send(
   url: string,
   { method, headers, body, signal }: Sent,
@@ -31,17 +38,27 @@ export async function send(
     init.duplex = "half";
   }
   if (!signal) return nativeFetch(url, init as RequestInit);
+  calls = (calls + 1) % 2 ** 32;
+  const number = calls;
+  headers.set(NUMBER, String(number));
   const reason = abortError ?? (() => signal.reason);
   if (signal.aborted) throw reason();
-  init.signal = signal;
   let abort!: () => void;
   const aborted = new Promise<never>((_, reject) => {
-    abort = () => reject(reason());
+    abort = () => {
+      reject(reason());
+      endCall(number);
+    };
     signal.addEventListener("abort", abort, { once: true });
   });
   const answer = nativeFetch(url, init as RequestInit);
   answer.then(
-    (late) => signal.aborted && discard(late),
+    (late) => {
+      numbers.set(late, number);
+      // Of what the host may hold by now, it has to be told separately.
+      const held = signal.aborted && url.startsWith(`${INTERNAL}/`) ? heldNumber(late) : undefined;
+      if (held !== undefined) heldBody(held).giveUp();
+    },
     () => {},
   );
   try {
@@ -53,10 +70,8 @@ export async function send(
   }
 }
 
-function discard(response: NativeResponse): void {
-  const held = heldNumber(response);
-  if (held !== undefined) heldBody(held).giveUp();
-  else response.body?.cancel().catch(() => {});
+function endCall(number: number | undefined): void {
+  if (number !== undefined) end(`${INTERNAL}/call/${number}`);
 }
 
 export function heldNumber(response: NativeResponse): number | undefined {
@@ -68,7 +83,14 @@ export function heldNumber(response: NativeResponse): number | undefined {
 export function bodyOf(response: NativeResponse, signal: AbortSignal | null, abortError?: () => unknown): Lazy | null {
   const held = heldNumber(response);
   if (held !== undefined) return heldBody(held, signal ?? undefined, abortError);
-  return signal && response.body ? new Lazy(async () => response, undefined, signal, abortError) : null;
+  if (!signal || !response.body) return null;
+  return answered(response, signal, abortError);
+}
+
+/** A body on its way to the engine, which the signal can end. */
+function answered(response: NativeResponse, signal: AbortSignal, abortError?: () => unknown): Lazy {
+  const release = () => endCall(numbers.get(response));
+  return new Lazy(async () => response, release, undefined, signal, abortError);
 }
 
 export function workerFetch(input: unknown, init?: ConstructorParameters<typeof Request>[1]): Promise<Response> {
@@ -87,11 +109,20 @@ async function follow(input: unknown, init?: ConstructorParameters<typeof Reques
     const native = await send(url, { method, headers, body, signal });
     const target = request.redirect === "follow" ? redirectTarget(native, url) : undefined;
     if (!target) {
-      const lazy = signal && native.body ? new Lazy(async () => native, undefined, signal) : null;
-      return fromNative(native, lazy, url, redirects > 0, null);
+      const response = fromNative(
+        native,
+        signal && native.body ? answered(native, signal) : null,
+        url,
+        redirects > 0,
+        null,
+      );
+      // What the answer to HEAD announces does not follow.
+      if (method === "HEAD") response[BODY] = new Body(null);
+      return response;
     }
     if (redirects === MAX_REDIRECTS) throw new TypeError(`Too many redirects; the last one went to ${target}`);
     native.body?.cancel().catch(() => {});
+    endCall(numbers.get(native));
     if (native.status === 303 ? method !== "HEAD" : native.status <= 302 && method === "POST") {
       method = "GET";
       body = null;

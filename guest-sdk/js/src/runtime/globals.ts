@@ -2,13 +2,14 @@
 // here, because this runs once, before the engine's memory is stored, and every instance would draw the same.
 
 import { URLPattern } from "urlpattern-polyfill/urlpattern";
-import { Ai, InferenceUpstreamError } from "./ai";
+import { Ai, AiInternalError, InferenceUpstreamError } from "./ai";
 import { Cache, caches } from "./caches";
 import { workerConsole } from "./console";
 import { DurableObject, RpcTarget, WorkerEntrypoint, WorkflowEntrypoint } from "./entrypoints";
 import type { Configuration } from "./env";
 import { workerFetch } from "./fetch";
 import { Fetcher } from "./fetcher";
+import { format, inspect } from "./inspect";
 import { bytesOf } from "./natives";
 import { Request } from "./request";
 import { Response } from "./response";
@@ -17,6 +18,7 @@ import * as streams from "./streams";
 import { clearTimeout, queueMicrotask, scheduler, setInterval, setTimeout } from "./timers";
 
 const scope = globalThis as unknown as Record<PropertyKey, unknown>;
+const UNNAMED = new Set(["Ai", "AiInternalError", "InferenceUpstreamError"]);
 
 /** Puts the platform's names where a worker looks for them. */
 export function install(): void {
@@ -35,6 +37,7 @@ export function install(): void {
     Cache,
     Fetcher,
     Ai,
+    AiInternalError,
     InferenceUpstreamError,
     ExecutionContext,
     IdentityTransformStream: streams.IdentityTransformStream,
@@ -46,8 +49,8 @@ export function install(): void {
   for (const [name, value] of Object.entries(classes)) {
     Object.defineProperty(value.prototype, Symbol.toStringTag, { value: name, configurable: true });
     // An error's and the binding's class are known by their objects only, as on the platform.
-    if (name !== "Ai" && name !== "InferenceUpstreamError") replace(name, value, name);
-    else Object.defineProperty(value, "name", { value: name });
+    if (UNNAMED.has(name)) Object.defineProperty(value, "name", { value: name });
+    else replace(name, value, name);
   }
   for (const [name, what] of Object.entries(ABSENT)) if (!(name in scope)) replace(name, absent(name, what), name);
   replace("console", workerConsole);
@@ -87,13 +90,9 @@ function complete(): void {
   AbortSignal.abort = (reason?: unknown) =>
     // The engine insists on an argument.
     abort.call(AbortSignal, reason ?? new DOMException("The operation was aborted", "AbortError"));
-  streams.define(URL as unknown as Record<PropertyKey, unknown>, "parse", (url: string, base?: string) => {
-    try {
-      return new URL(url, base);
-    } catch {
-      return null;
-    }
-  });
+  const url = URL as unknown as Record<PropertyKey, unknown>;
+  streams.define(url, "parse", parseUrl);
+  streams.define(url, "canParse", (text: string, base?: string) => parseUrl(text, base) !== null);
   streams.define(Crypto.prototype as unknown as Record<PropertyKey, unknown>, "timingSafeEqual", timingSafeEqual);
   streams.define(SubtleCrypto.prototype as unknown as Record<PropertyKey, unknown>, "timingSafeEqual", timingSafeEqual);
   streams.define(String.prototype as unknown as Record<PropertyKey, unknown>, "normalize", function (this: string) {
@@ -103,6 +102,14 @@ function complete(): void {
       throw new Error("String.prototype.normalize() is not supported for text beyond ASCII.");
     return text;
   });
+}
+
+function parseUrl(text: string, base?: string): URL | null {
+  try {
+    return new URL(text, base);
+  } catch {
+    return null;
+  }
 }
 
 /** Whether two buffers hold the same, in a time that does not say where they differ. */
@@ -126,6 +133,16 @@ export function publish(env: Record<string, unknown>, configuration: Configurati
     if (grant.type === "text") vars[name] = String(grant.value);
     else if (grant.type === "json") vars[name] = JSON.stringify(grant.value);
   }
-  const shared = { env, vars, waitUntil, WorkerEntrypoint, DurableObject, WorkflowEntrypoint, RpcTarget };
+  const shared = {
+    env,
+    vars,
+    inspect,
+    format,
+    waitUntil,
+    WorkerEntrypoint,
+    DurableObject,
+    WorkflowEntrypoint,
+    RpcTarget,
+  };
   Object.defineProperty(scope, SHARED, { value: shared, configurable: true });
 }

@@ -56,12 +56,14 @@ export function parseLines(lines: string): Pair[] {
   return pairs;
 }
 
-export function encodeLines(pairs: readonly Pair[]): Uint8Array {
+/** Pairs as the host's lines, with `length` as the length of the body whatever the pairs say of it: null for none. */
+export function encodeLines(pairs: readonly Pair[], length: string | null): Uint8Array {
   let lines = "";
   for (let at = 0; at < pairs.length; at++) {
     const pair = pairs[at] as Pair;
-    lines += pair[0] + "\0" + pair[1] + "\n";
+    if (pair[0] !== "content-length") lines += pair[0] + "\0" + pair[1] + "\n";
   }
+  if (length !== null) lines += `content-length\0${length}\n`;
   return encoder.encode(lines);
 }
 

@@ -10,6 +10,8 @@ export class Lazy {
 
   constructor(
     private readonly fetchBody: () => Promise<NativeResponse>,
+    /** Tells the host that nobody is going to read on. The engine lets go of a body only when its collector comes by. */
+    private readonly release?: () => void,
     /** The host's number of a body that it holds. */
     readonly held?: number,
     private readonly signal?: AbortSignal,
@@ -31,11 +33,11 @@ export class Lazy {
     return response;
   }
 
-  /** Tells the host that nobody is going to read. */
+  /** Ends the body, read or not. */
   giveUp(): void {
-    if (this.cancelled || this.held === undefined) return;
+    if (this.cancelled) return;
     this.cancelled = true;
-    nativeFetch(`${INTERNAL}/held/${this.held}`, { method: "DELETE" }).catch(() => {});
+    this.release?.();
   }
 
   /** The body as a stream that starts with its first reader. Not a byte stream: the engine cannot `tee` one. */
@@ -49,8 +51,8 @@ export class Lazy {
           if (!this.signal) return;
           abort = () => {
             controller.error(this.abortError());
-            if (reader) reader.cancel().catch(() => {});
-            else this.giveUp();
+            this.giveUp();
+            reader?.cancel().catch(() => {});
           };
           if (this.signal.aborted) abort();
           else this.signal.addEventListener("abort", abort, { once: true });
@@ -65,11 +67,9 @@ export class Lazy {
         },
         cancel: async (reason) => {
           done();
-          if (reader) await reader.cancel(reason);
-          else if (!this.started) {
-            this.started = true;
-            this.giveUp();
-          }
+          this.started = true;
+          this.giveUp();
+          await reader?.cancel(reason);
         },
       },
       { highWaterMark: 0 },
@@ -95,13 +95,24 @@ export function isDisturbed(stream: ByteStream): boolean {
 /** A stream of bytes that are here. */
 export function streamOfBytes(bytes: Uint8Array): ByteStream {
   const open = async () => new NativeResponse(bytes as unknown as BodyInit);
-  return new Lazy(open, undefined, undefined, undefined, bytes).stream();
+  return new Lazy(open, undefined, undefined, undefined, undefined, bytes).stream();
 }
 
 /** A body that the host holds. */
 export function heldBody(held: number, signal?: AbortSignal, abortError?: () => unknown): Lazy {
-  const init = signal ? { signal } : undefined;
-  return new Lazy(() => nativeFetch(`${INTERNAL}/held/${held}`, init), held, signal, abortError);
+  const url = `${INTERNAL}/held/${held}`;
+  return new Lazy(
+    () => nativeFetch(url),
+    () => end(url),
+    held,
+    signal,
+    abortError,
+  );
+}
+
+/** Ends what the host knows under a path. */
+export function end(url: string): void {
+  nativeFetch(url, { method: "DELETE" }).catch(() => {});
 }
 
 /** The rest of the request that is being handled. */

@@ -1,6 +1,7 @@
 // What requests and responses have in common: headers that become an engine object when they are asked for, and a body.
 
-import { Body, formDataOf } from "./body";
+import type { Body } from "./body";
+import { parseMultipart } from "./form";
 import { fromHeaders, plainPairs, toHeaders, type Pair } from "./headers";
 import { NativeHeaders, decoder } from "./natives";
 
@@ -108,13 +109,16 @@ export abstract class Message {
   }
 
   async formData(): Promise<FormData> {
-    const type = this[HEADERS].get("content-type");
-    if (type?.startsWith("application/x-www-form-urlencoded")) {
+    const type = this[HEADERS].get("content-type") ?? "";
+    if (/^multipart\/form-data\b/i.test(type)) return parseMultipart(await this[BODY].bytes(), type);
+    if (/^application\/x-www-form-urlencoded\b/i.test(type)) {
       const form = new FormData();
       for (const [name, value] of new URLSearchParams(decoder.decode(await this[BODY].bytes())))
         form.append(name, value);
       return form;
     }
-    return formDataOf(this[BODY], type);
+    throw new TypeError(
+      "Unrecognized Content-Type header value. FormData can only parse the following MIME types: multipart/form-data, application/x-www-form-urlencoded.",
+    );
   }
 }

@@ -30,8 +30,8 @@ const SETTLED = Symbol("settled");
 export const LINES = Symbol("lines");
 
 const DEFAULT_ORIGIN: Origin = { url: "", redirected: false, type: "default" };
-const TEXT_ONLY = encodeLines([["content-type", "text/plain;charset=UTF-8"]]);
-const NO_HEADERS = encodeLines([]);
+const TEXT_ONLY = encodeLines([["content-type", "text/plain;charset=UTF-8"]], null);
+const NO_HEADERS = encodeLines([], null);
 const TEXT = "text/plain;charset=UTF-8";
 
 export class Response extends Message {
@@ -135,13 +135,14 @@ export class Response extends Message {
     return this[HEADERS];
   }
 
-  /** The headers as the host takes them. */
-  [LINES](): Uint8Array {
-    if (this[HEADERS].untouched) {
+  /** The headers as the host takes them. A `content-length` of the program's counts for nothing, as on the platform: it
+   * is most often that of another body, copied with the other headers. `length` is what is known of this one. */
+  [LINES](length: string | null): Uint8Array {
+    if (this[HEADERS].untouched && length === null) {
       if (this[TYPE] === TEXT) return TEXT_ONLY;
       if (this[TYPE] === null) return NO_HEADERS;
     }
-    return encodeLines(this[SETTLED]().list());
+    return encodeLines(this[SETTLED]().list(), length);
   }
 }
 

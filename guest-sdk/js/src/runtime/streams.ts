@@ -25,6 +25,13 @@ function checked(piece: unknown): Uint8Array {
   return bytes;
 }
 
+/** The streams whose length is known before they are read. */
+const lengths = new WeakMap<ReadableStream, number>();
+
+export function fixedLength(stream: ReadableStream): number | undefined {
+  return lengths.get(stream);
+}
+
 /** Hands on exactly so many bytes. */
 export class FixedLengthStream extends TransformStream<Uint8Array, Uint8Array> {
   constructor(length: number | bigint) {
@@ -46,6 +53,7 @@ export class FixedLengthStream extends TransformStream<Uint8Array, Uint8Array> {
           );
       },
     });
+    lengths.set(this.readable, expected);
   }
 }
 

@@ -4,6 +4,7 @@
 //! binary input is the body itself, named by `x-input-property`, and the JSON then stands in the query's `userInputs`.
 //! `GET /models` lists what `env.AI.models()` gives. Errors are `{internalCode, description, name, message}`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ pub(crate) async fn answer(
 ) -> Response<WasiBody> {
     let answered = match (request.method(), request.uri().path()) {
         (&Method::POST, "/run") => run(bindings, context, binding, request).await.and_then(success),
-        (&Method::GET, "/models") => models(&bindings, request.uri().query().unwrap_or_default()),
+        (&Method::GET, "/models") => models(&bindings, &binding, request.uri().query().unwrap_or_default()),
         _ => Err(AiError::missing("the AI binding has POST /run and GET /models")),
     };
     answered.unwrap_or_else(|error| failure(&error))
@@ -132,8 +133,9 @@ fn whole(text: String) -> WasiBody {
     Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// `env.AI.models()`: names, tasks and what is known of each, filtered as the parameters say.
-fn models(bindings: &Bindings, query: &str) -> Result<Response<WasiBody>, AiError> {
+/// `env.AI.models()`: names, tasks and what is known of each that the binding may run, filtered as the parameters say. An
+/// alias is listed as the model that it stands for, because a program looks for the name that it calls.
+fn models(bindings: &Bindings, binding: &str, query: &str) -> Result<Response<WasiBody>, AiError> {
     let parameters: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let parameter = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let number =
@@ -148,17 +150,25 @@ fn models(bindings: &Bindings, query: &str) -> Result<Response<WasiBody>, AiErro
         parameter(name).is_none_or(|wanted| text.to_ascii_lowercase().contains(&wanted.to_ascii_lowercase()))
     };
     let listed = bindings.engine().models();
+    let aliases: HashSet<&str> = listed.iter().flat_map(|model| &model.aliases).map(String::as_str).collect();
     let chosen = listed
         .iter()
         .filter(|model| !matches!(model.availability, Availability::Absent))
-        .filter(|model| has(&model.name, "search") && has(&model.name, "author") && has(model.task.name(), "task"));
-    let page: Vec<Value> = chosen.skip((page - 1) * per_page).take(per_page).map(listing).collect();
+        .flat_map(|model| {
+            // Where an alias has the name of a model, a call reaches what the alias stands for.
+            let own = Some(model.name.as_str()).filter(|name| !aliases.contains(name));
+            own.into_iter().chain(model.aliases.iter().map(String::as_str)).map(move |name| (name, model))
+        })
+        .filter(|(name, _)| bindings.grants().check_ai(binding, name).is_ok())
+        .filter(|(name, model)| has(name, "search") && has(name, "author") && has(model.task.title(), "task"));
+    let page: Vec<Value> =
+        chosen.skip((page - 1) * per_page).take(per_page).map(|(name, model)| listing(name, model)).collect();
     let mut answer = Response::new(whole(Value::from(page).to_string()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)
 }
 
-fn listing(model: &ModelInfo) -> Value {
+fn listing(name: &str, model: &ModelInfo) -> Value {
     let mut properties = Vec::new();
     if let Some(context) = model.context {
         properties.push(json!({ "property_id": "context_window", "value": context.to_string() }));
@@ -166,14 +176,14 @@ fn listing(model: &ModelInfo) -> Value {
     if let Some(dimensions) = model.dimensions {
         properties.push(json!({ "property_id": "output_dimensions", "value": dimensions.to_string() }));
     }
-    let task = model.task.name();
+    let task = model.task.title();
     json!({
-        "id": model.name,
+        "id": name,
         "source": 1,
-        "name": model.name,
+        "name": name,
         "description": model.repository.clone().unwrap_or_default(),
         "task": { "id": task, "name": task, "description": "" },
-        "tags": model.aliases,
+        "tags": [],
         "properties": properties,
     })
 }

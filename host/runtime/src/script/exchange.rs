@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
 use super::MapStack;
+use super::calls::Calls;
 use super::pipe::PipeWriter;
 
 /// Bodies that the host holds for one request at once.
@@ -29,6 +30,7 @@ pub(crate) struct Exchange {
     pub(super) incoming: Option<WasiBody>,
     pub(super) outgoing: Option<PipeWriter>,
     pub(super) held: Held,
+    pub(crate) calls: Calls,
     pub(super) map_stack: Option<MapStack>,
 }
 
@@ -50,13 +52,14 @@ impl Exchange {
         self.open = true;
     }
 
-    /// Forgets the request. A body that is still being written breaks off.
+    /// Forgets the request and ends what it started. A body that is still being written breaks off.
     pub(super) fn end(&mut self) {
         self.open = false;
         self.answer = None;
         self.incoming = None;
         self.outgoing = None;
         self.held.clear();
+        self.calls.clear();
     }
 
     /// Whether the script may reach the host: not while it is being started.

@@ -55,6 +55,7 @@ impl<X: Extension> wit::Host for State<X> {
             return Ok(false);
         }
         let Some(body) = self.exchange().held.take(held) else { return Ok(false) };
+        tracing::debug!(held, "a body is handed on unread");
         if let Some(head) = self.head(status, &headers) {
             self.exchange().give(Answer::Response(head.map(|()| body)));
         }

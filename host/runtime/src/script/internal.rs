@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `GET /body` | the body of the request that is being handled, once |
 //! | `GET /drain` | 204 when the answer's body may be written on |
-//! | `GET /held/N` | a body that the host holds, once; `DELETE` gives it up |
+//! | `GET /held/N` | a body that the host holds, once; `DELETE` gives it up, read or not |
+//! | `DELETE /call/N` | ends the call that the header `x-host-call` numbered so, wherever it is |
 //! | `/binding/NAME/…` | the worker's binding of that name, by the [`Extension`] |
 //!
 //! A binding's answer that is not JSON is held: the script gets its number in the header `x-held`, and may read it or
@@ -21,6 +22,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
+use super::calls::{Call, Name};
 use super::exchange::{Exchange, Held};
 use crate::control::RequestContext;
 use crate::{Extension, OutboundResult};
@@ -48,20 +50,22 @@ pub(crate) fn send<X: Extension>(
     let mut parts = path.trim_start_matches('/').splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("body"), None, None) => match exchange.incoming.take() {
-            Some(body) => ready(Response::new(body)),
+            Some(body) => ready(Response::new(exchange.calls.unnumbered().body(body))),
             None => ready(plain(StatusCode::GONE, "The body was read before")),
         },
         (Some("drain"), None, None) => match &exchange.outgoing {
             Some(outgoing) => outgoing.drained().map(|()| given(empty(StatusCode::NO_CONTENT))).boxed(),
             None => ready(empty(StatusCode::NO_CONTENT)),
         },
-        (Some("held"), Some(number), None) => {
-            let held = number.parse().ok().and_then(|number| exchange.held.take(number));
-            match held {
-                Some(_) if request.method() == Method::DELETE => ready(empty(StatusCode::NO_CONTENT)),
-                Some(body) => ready(Response::new(body)),
-                None => ready(plain(StatusCode::GONE, "The body was read or given up before")),
+        (Some("held"), Some(number), None) => match number.parse() {
+            Ok(number) => ready(held(exchange, number, request.method() == Method::DELETE)),
+            Err(_) => ready(plain(StatusCode::NOT_FOUND, "No such path")),
+        },
+        (Some("call"), Some(number), None) => {
+            if let Ok(number) = number.parse() {
+                exchange.calls.cancel(Name::Call(number));
             }
+            ready(empty(StatusCode::NO_CONTENT))
         }
         (Some("binding"), Some(name), Some(rest)) => {
             if !charge() {
@@ -72,18 +76,36 @@ pub(crate) fn send<X: Extension>(
                 return ready(plain(StatusCode::BAD_REQUEST, "No such path"));
             };
             *request.uri_mut() = target;
-            let held = exchange.held.clone();
-            extension.call(context, name, request).map(move |response| given(hold(&held, response))).boxed()
+            let (held, call) = (exchange.held.clone(), exchange.calls.begin(request.headers_mut()));
+            let work = extension.call(context, name, request);
+            async move {
+                let response = call.run(work).await?;
+                given(hold(&held, response, call))
+            }
+            .boxed()
         }
         _ => ready(plain(StatusCode::NOT_FOUND, "No such path")),
     }
 }
 
-/// Keeps back the body of an answer that is more than a short JSON document.
-fn hold(held: &Held, response: Response<WasiBody>) -> Response<WasiBody> {
+/// A body that the host holds; or the end of it, read or not.
+fn held(exchange: &Exchange, number: u32, unwanted: bool) -> Response<WasiBody> {
+    let body = exchange.held.take(number);
+    if unwanted {
+        exchange.calls.cancel(Name::Held(number));
+        return empty(StatusCode::NO_CONTENT);
+    }
+    match body {
+        Some(body) => Response::new(exchange.calls.named(Name::Held(number)).body(body)),
+        None => plain(StatusCode::GONE, "The body was read or given up before"),
+    }
+}
+
+/// Keeps back the body of an answer that is more than a JSON document.
+fn hold(held: &Held, response: Response<WasiBody>, call: Call) -> Response<WasiBody> {
     let json = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "application/json");
     if json || response.body().is_end_stream() {
-        return response;
+        return response.map(|body| call.body(body));
     }
     let (mut head, body) = response.into_parts();
     match held.hold(body) {

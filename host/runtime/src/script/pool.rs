@@ -21,8 +21,8 @@ use super::imports::generated::WorkerPre;
 use super::instance::{Call, Image, Instance};
 use super::{EventFault, Script, ScriptEngine, StartFault};
 use crate::control::RequestContext;
-use crate::worker::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, WorkerConfig, linker};
-use crate::{Extension, Failure, Runtime};
+use crate::worker::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, WorkerConfig, p2_linker};
+use crate::{Extension, Failure};
 
 /// Instances of one worker at once. Each may hold tens of megabytes; more requests than this wait.
 const INSTANCES: usize = 64;
@@ -39,7 +39,15 @@ struct Shared<X: Extension> {
     reuse: bool,
     memory_budget: usize,
     instances: Semaphore,
-    idle: Mutex<Vec<Idle<X>>>,
+    idle: Mutex<Waiting<X>>,
+}
+
+struct Waiting<X: Extension> {
+    /// The longest waiting first.
+    instances: Vec<Idle<X>>,
+    /// Whether a task looks after them. Under load none may wait at one moment and one the next: a task each time would
+    /// pile them up.
+    tended: bool,
 }
 
 struct Idle<X: Extension> {
@@ -49,18 +57,13 @@ struct Idle<X: Extension> {
 
 impl<X: Extension> Pool<X> {
     /// Links the engine. Nothing of the script runs yet.
-    pub(crate) fn new(
-        runtime: &Runtime,
-        engine: &ScriptEngine,
-        script: Script,
-        config: &WorkerConfig<X>,
-    ) -> Result<Self, LinkError> {
-        let mut linker = linker::<X>(runtime).map_err(LinkError::Host)?;
+    pub(crate) fn new(engine: &ScriptEngine, script: Script, config: &WorkerConfig<X>) -> Result<Self, LinkError> {
+        let mut linker = p2_linker::<X>(engine.runtime()).map_err(LinkError::Host)?;
         imports::link(&mut linker).map_err(LinkError::Host)?;
         let pre = linker.instantiate_pre(engine.component()).and_then(WorkerPre::new).map_err(LinkError::Imports)?;
         Ok(Self(Arc::new(Shared {
             image: Image {
-                runtime: runtime.clone(),
+                runtime: engine.runtime().clone(),
                 pre,
                 worker: config.name.clone(),
                 limits: config.limits.clone(),
@@ -70,7 +73,7 @@ impl<X: Extension> Pool<X> {
             reuse: config.instances != Some(Instances::Fresh),
             memory_budget: MEMORY_BUDGET.min(config.limits.memory_bytes / 2),
             instances: Semaphore::new(INSTANCES),
-            idle: Mutex::default(),
+            idle: Mutex::new(Waiting { instances: Vec::new(), tended: false }),
         })))
     }
 
@@ -107,9 +110,11 @@ impl<X: Extension> Pool<X> {
         request: http::Request<WasiBody>,
     ) -> Result<Option<http::Response<WasiBody>>, Failure> {
         let (sender, answer) = oneshot::channel();
+        let bodiless = request.method() == http::Method::HEAD;
         tokio::spawn(self.0.clone().drive(context.clone(), request, sender));
         match answer.await {
-            Ok(Answer::Response(response)) => Ok(Some(response)),
+            Ok(Answer::Response(response)) if bodiless => Ok(Some(response)),
+            Ok(Answer::Response(response)) => Ok(Some(framed(response))),
             Ok(Answer::Threw) => Ok(None),
             Err(_) => Err(context.explain_trap()),
         }
@@ -157,7 +162,7 @@ impl<X: Extension> Shared<X> {
 
     /// The idle instance that was used last, or a new one.
     async fn instance(&self, context: &Arc<RequestContext>) -> Result<Instance<X>, StartFault> {
-        let idle = self.lock().pop();
+        let idle = self.lock().instances.pop();
         match idle {
             Some(idle) => Ok(idle.instance),
             None => Instance::start(&self.image, context).await.inspect_err(|fault| {
@@ -181,7 +186,7 @@ impl<X: Extension> Shared<X> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle<X>>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<X>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,12 +198,10 @@ impl<X: Extension> Shared<X> {
         {
             return;
         }
-        let mut idle = self.lock();
-        idle.push(Idle { instance, since: Instant::now() });
-        if idle.len() == 1 {
-            let pool = Arc::downgrade(&self);
-            drop(idle);
-            tokio::spawn(retire(pool));
+        let mut waiting = self.lock();
+        waiting.instances.push(Idle { instance, since: Instant::now() });
+        if !std::mem::replace(&mut waiting.tended, true) {
+            tokio::spawn(retire(Arc::downgrade(&self)));
         }
     }
 }
@@ -210,8 +213,10 @@ async fn retire<X: Extension>(pool: Weak<Shared<X>>) {
         tokio::time::sleep(IDLE).await;
         let Some(pool) = pool.upgrade() else { return };
         let retired: Vec<_> = {
-            let mut idle = pool.lock();
+            let mut waiting = pool.lock();
+            let idle = &mut waiting.instances;
             if idle.is_empty() {
+                waiting.tended = false;
                 return;
             }
             let old = idle.iter().take_while(|idle| idle.since.elapsed() >= IDLE).count();
@@ -221,6 +226,15 @@ async fn retire<X: Extension>(pool: Weak<Shared<X>>) {
         };
         drop(retired);
     }
+}
+
+/// Leaves the length to the body where it knows its own: what a script says may be that of another, and a head that
+/// contradicts its body is no answer.
+fn framed(mut response: http::Response<WasiBody>) -> http::Response<WasiBody> {
+    if response.body().size_hint().exact().is_some() {
+        response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    }
+    response
 }
 
 /// Runs `work` until it ends, the request has failed, or its time is up.

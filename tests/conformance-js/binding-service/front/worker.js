@@ -7,6 +7,10 @@ export default {
       headers: { "x-from": "front" },
       body: "a body",
     });
-    return Response.json({ status: response.status, type: response.headers.get("x-type"), body: await response.json() });
+    return Response.json({
+      status: response.status,
+      type: response.headers.get("x-type"),
+      body: await response.json(),
+    });
   },
 };
