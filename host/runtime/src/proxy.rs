@@ -22,7 +22,7 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::control::{RequestContext, Slot};
 use crate::limits::{CpuMeter, meter_cpu};
-use crate::worker::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, StartTimeout, WorkerConfig, linker};
+use crate::link::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, StartTimeout, WorkerConfig, linker};
 use crate::{Compiled, Extension, Failure, Flavour, Limits, Runtime, State};
 
 /// The instances of one worker.

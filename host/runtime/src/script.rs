@@ -16,6 +16,7 @@ mod instance;
 mod internal;
 mod pipe;
 mod pool;
+mod upload;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::{CompileError, Failure, Runtime, RuntimeConfig, StartError};
 pub(crate) use exchange::Exchange;
 pub(crate) use internal::{is_internal, send};
 pub(crate) use pool::Pool;
+pub(crate) use upload::read_to_the_end;
 
 /// Turns the places of a script that stand in a log line into those of its sources.
 pub type MapStack = Arc<dyn Fn(&str) -> String + Send + Sync>;

@@ -166,6 +166,9 @@ impl<X: Extension> WasiHttpHooks for Hooks<X> {
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
     ) -> Box<dyn Future<Output = OutboundResult> + Send> {
+        if self.exchange.is_some() {
+            request = request.map(script::read_to_the_end);
+        }
         if let Some(exchange) = self.exchange.as_mut().filter(|_| script::is_internal(request.uri())) {
             let (slot, limit) = (&self.slot, self.subrequests);
             let answer = script::send(&self.extension, exchange, slot.get(), request, || charge(slot, limit));

@@ -11,6 +11,9 @@ use super::pipe::{Flow, pipe};
 use crate::guest_log::Level;
 use crate::{Extension, State};
 
+/// Bytes of one call of the log: what a script says in one breath and a person may read.
+const LONGEST_LOG: usize = 64 << 10;
+
 pub(super) mod generated {
     wasmtime::component::bindgen!({
         path: "../../wit/deps/workers-js@0.1.0",
@@ -95,7 +98,7 @@ impl<X: Extension> wit::Host for State<X> {
             2 => Level::Warn,
             _ => Level::Error,
         };
-        let text = String::from_utf8_lossy(&text);
+        let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST_LOG)]);
         match &self.exchange().map_stack {
             Some(map_stack) => {
                 let mapped = map_stack(&text);

@@ -21,7 +21,7 @@ use super::imports::generated::WorkerPre;
 use super::instance::{Call, Image, Instance};
 use super::{EventFault, Script, ScriptEngine, StartFault};
 use crate::control::RequestContext;
-use crate::worker::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, WorkerConfig, p2_linker};
+use crate::link::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, WorkerConfig, p2_linker};
 use crate::{Extension, Failure};
 
 /// Instances of one worker at once. Each may hold tens of megabytes; more requests than this wait.
@@ -115,7 +115,11 @@ impl<X: Extension> Pool<X> {
         match answer.await {
             Ok(Answer::Response(response)) if bodiless => Ok(Some(response)),
             Ok(Answer::Response(response)) => Ok(Some(framed(response))),
-            Ok(Answer::Threw) => Ok(None),
+            Ok(Answer::Threw) => match context.explain_trap() {
+                Failure::Exception => Ok(None),
+                // It threw because it was refused something.
+                failure => Err(failure),
+            },
             Err(_) => Err(context.explain_trap()),
         }
     }
