@@ -133,6 +133,20 @@ fn rag_gives_the_notes_that_it_answers_from() {
     assert_eq!(ask("/").status, 400);
 }
 
+#[test]
+fn extract_answers_in_the_shape_of_its_schema() {
+    let host = examples();
+    let post = |text: &str| host.send_to("extract.localhost", "POST", "/", &[], text.as_bytes()).read();
+    let reply = post("Lunch with Ada and Grace at the harbour on Friday at one");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let event = reply.json();
+    let keys: Vec<&str> = event.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["title", "place", "weekday", "hour", "people"], "{event}");
+    assert!(event["hour"].as_u64().is_some_and(|hour| hour < 24) && event["people"].is_array(), "{event}");
+    assert_eq!(post(" ").status, 400);
+    assert_eq!(host.send_to("extract.localhost", "GET", "/", &[], b"").read().status, 405);
+}
+
 /// A Chromium: the one of `HOST_CHROMIUM`, else one of the usual names.
 fn chromium() -> Option<String> {
     let own = std::env::var("HOST_CHROMIUM").ok().filter(|program| !program.is_empty());

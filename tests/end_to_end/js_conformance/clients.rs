@@ -20,6 +20,34 @@ fn client_libraries_work_as_their_users_use_them() {
     models(&host);
 }
 
+/// The example needs the same packages, so it is served with them. The model says what it is told, which decides what it
+/// calls; then it says what the tool has said.
+#[test]
+fn the_agent_of_the_examples_calls_its_tools() {
+    let project = workspace().join("examples/agent");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("src")).unwrap();
+    for file in ["package.json", "src/index.ts"] {
+        std::fs::copy(project.join(file), folder.path().join(file)).unwrap();
+    }
+    let binding = std::fs::read_to_string(project.join("wrangler.toml")).unwrap();
+    let scripted =
+        binding.replace("\"smollm2-135m-instruct\"", "\"parrot\"").replace("name = \"agent\"", "name = \"w\"");
+    assert_ne!(binding, scripted);
+    let parrot = "[[ai.models]]\nname = \"parrot\"\ntask = \"text-generation\"\nbackend = \"mock\"\n";
+    std::fs::write(folder.path().join("wrangler.toml"), format!("{scripted}\n{parrot}")).unwrap();
+    link_packages(&workspace().join("tests/js-clients"), folder.path());
+    let host = Host::launch(folder, "serve", &[]).unwrap_or_else(|ended| panic!("the host ended: {ended:?}"));
+    let question = "<tool_call>\n{\"name\": \"planet\", \"arguments\": {\"name\": \"jupiter\"}}\n</tool_call>";
+    let reply = host.send("POST", "/", &[], question.as_bytes()).read();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let (answer, facts) = (reply.json(), json!({ "dayHours": 9.9, "moons": 97 }));
+    assert_eq!(answer["calls"], json!([{ "tool": "planet", "input": { "name": "jupiter" }, "output": facts }]));
+    assert!(answer["answer"].as_str().is_some_and(|text| text.contains("9.9")), "{answer}");
+    assert_eq!(host.send("POST", "/", &[], b" ").read().status, 400);
+    assert_eq!(host.get("/").status, 405);
+}
+
 /// `hono`: routes, middleware, bodies and streams.
 fn routes(host: &Host) {
     let hello = host.get("/plain/hello/x?q=1");
