@@ -38,17 +38,23 @@ fn build(args: &BuildArgs) -> Done {
     let (mut workers, mut faults) = (Vec::new(), Vec::new());
     for worker in &project.workers {
         let name = worker.name.as_str();
-        let Some(Main::Script(entry)) = &worker.main else {
-            workers.push(without_script(worker, args.json));
-            continue;
-        };
-        match workshop.build(worker, entry, args.minify) {
-            Ok(built) => {
+        let built = match &worker.main {
+            Some(Main::Script(entry)) => workshop.build(worker, entry, args.minify).map(|built| {
                 if !args.json {
                     println!("{}", line(name, &built));
                 }
-                workers.push(described(name, &built));
-            }
+                described(name, &built)
+            }),
+            Some(main @ Main::Cargo(_)) => workshop.component(worker, main).map(|component| {
+                if !args.json {
+                    println!("{name}  {}", component.display());
+                }
+                json!({ "name": name, "kind": "cargo", "component": component })
+            }),
+            Some(Main::Component(_)) | None => Ok(without_script(worker, args.json)),
+        };
+        match built {
+            Ok(built) => workers.push(built),
             Err(fault) => {
                 if !args.json {
                     eprintln!("{fault}\n");

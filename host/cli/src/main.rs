@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod cargo;
 mod check;
 mod dev;
 mod exit;

@@ -53,8 +53,7 @@ fn commands(template: &Template) -> &'static [&'static str] {
     match (template.needs_sdk(), template.models) {
         (true, _) => &[
             "rustup target add wasm32-wasip2",
-            "cargo build --release --target wasm32-wasip2",
-            "host serve             # fetches the models that wrangler.toml names, once, and serves",
+            "host dev               # builds it, fetches the models that wrangler.toml names, once, and serves",
         ],
         (false, true) => &["host dev               # fetches the models that wrangler.toml names, once, and serves"],
         (false, false) => &["host dev"],
@@ -85,7 +84,7 @@ mod tests {
             let text = next(template, Path::new("a/demo"), 3);
             assert!(text.contains("  cd a/demo\n") && text.contains("  curl "), "{text}");
             assert_eq!(text.contains("fetches the models"), template.models || template.needs_sdk(), "{text}");
-            assert_eq!(text.contains("cargo build"), template.needs_sdk(), "{text}");
+            assert_eq!(text.contains("rustup target add"), template.needs_sdk(), "{text}");
         }
     }
 }

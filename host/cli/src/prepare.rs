@@ -24,6 +24,7 @@ use indicatif::HumanBytes;
 use tokio::task::block_in_place;
 
 use crate::args::ProjectArgs;
+use crate::cargo;
 use crate::exit::{Done, Failed};
 use crate::models;
 use crate::progress::Steps;
@@ -55,6 +56,8 @@ pub(crate) struct Workshop {
     scripts: Option<Scripts>,
     /// What the script of a worker was last made from, by the worker's name.
     built: HashMap<String, Built>,
+    /// What cargo has built, by worker.
+    components: HashMap<String, PathBuf>,
 }
 
 /// What scripts need beyond the rest.
@@ -121,7 +124,13 @@ pub(crate) fn have_models(project: &Project, pull: bool) -> Done {
 impl Workshop {
     pub(crate) fn open() -> Result<Self, Failed> {
         let runtime = Runtime::new(&runtime_config())?;
-        Ok(Self { runtime, client: outbound::Client::new()?, scripts: None, built: HashMap::new() })
+        Ok(Self {
+            runtime,
+            client: outbound::Client::new()?,
+            scripts: None,
+            built: HashMap::new(),
+            components: HashMap::new(),
+        })
     }
 
     /// Makes every worker of a project, and starts an instance of each script. Every fault is told, not only the first.
@@ -157,8 +166,9 @@ impl Workshop {
         let at = |fault: &dyn Display| vec![format!("{}: {fault}", main.path().display())];
         let grants = Grants::new(worker, assets.as_ref()).map_err(one)?;
         let linked = match main {
-            Main::Component(path) => {
-                let compiled = block_in_place(|| compile(worker, path, &self.runtime)).map_err(|error| at(&error))?;
+            Main::Component(_) | Main::Cargo(_) => {
+                let path = self.component(worker, main).map_err(|fault| at(&fault))?;
+                let compiled = block_in_place(|| compile(worker, &path, &self.runtime)).map_err(|error| at(&error))?;
                 let missing = grants.check_imports(compiled.imports());
                 if !missing.is_empty() {
                     return Err(missing.iter().flat_map(|missing| at(missing)).collect());
@@ -194,6 +204,19 @@ impl Workshop {
                 host_config::Instances::Reuse => Instances::Reuse,
             }),
         }
+    }
+
+    /// The file of a worker's component, built first where `main` is what it is built from.
+    pub(crate) fn component(&mut self, worker: &host_config::Worker, main: &Main) -> Result<PathBuf, String> {
+        let Main::Cargo(manifest) = main else { return Ok(main.path().to_owned()) };
+        let component = block_in_place(|| cargo::build(manifest))?;
+        self.components.insert(worker.name.as_str().to_owned(), component.clone());
+        Ok(component)
+    }
+
+    /// The component that cargo last built for the worker of this name.
+    pub(crate) fn cargo_built(&self, worker: &str) -> Option<&Path> {
+        self.components.get(worker).map(PathBuf::as_path)
     }
 
     /// Builds a script where its sources have changed, and reads it.

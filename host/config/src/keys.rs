@@ -27,7 +27,7 @@ pub static ENVIRONMENT: Section = Section { keys: &[WORKER, AI_OF_WORKER], ignor
 
 const WORKER: &[Key] = &[
     key("name", Takes::Text, "the worker's name, a DNS label: lower-case letters, digits and hyphens"),
-    key("main", Takes::Text, "the component (`.wasm`) or script to run, relative to the binding file"),
+    key("main", Takes::Text, "the component (`.wasm`), script or Cargo.toml to run, relative to the binding file"),
     key("compatibility_date", Takes::Text, "the day, as in \"2025-10-08\", whose behaviour the worker was written for"),
     key("compatibility_flags", Takes::Texts, "single changes of behaviour to switch on or off"),
     key(

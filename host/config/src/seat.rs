@@ -220,22 +220,24 @@ fn program(main: &Spanned<String>, directory: &Path, report: &mut Report) -> Opt
         report.error_with_help(span, format!("{} is a program in Python, which is not supported", quoted(text)), help);
         return None;
     }
-    if !script && ending != "wasm" {
-        let help =
-            "`main` names the component that the build makes, a `.wasm` file, or a script, as in \"src/index.js\"";
+    let cargo = Path::new(text).file_name().is_some_and(|name| name == "Cargo.toml");
+    if !script && !cargo && ending != "wasm" {
+        let help = "`main` names the component that the build makes, a `.wasm` file, or a script, as in \"src/index.js\", \
+                    or the Cargo.toml of a worker in Rust";
         report.error_with_help(span, format!("{} is neither a `.wasm` file nor a script", quoted(text)), help);
         return None;
     }
     let path = absolute(directory, Path::new(text))?;
     match std::fs::metadata(&path) {
         Ok(found) if found.is_file() && script => Some(Main::Script(path)),
+        Ok(found) if found.is_file() && cargo => Some(Main::Cargo(path)),
         Ok(found) if found.is_file() => Some(Main::Component(path)),
         Ok(_) => {
             report.error(span, format!("{} is not a file", quoted(text)));
             None
         }
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            let help = match script {
+            let help = match script || cargo {
                 true => "the path is relative to the binding file".to_owned(),
                 false => build_help(text),
             };

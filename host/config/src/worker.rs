@@ -59,13 +59,15 @@ pub enum Main {
     Component(PathBuf),
     /// A program in JavaScript or TypeScript, by its file's ending.
     Script(PathBuf),
+    /// A package in Rust that makes a component, a `Cargo.toml`.
+    Cargo(PathBuf),
 }
 
 impl Main {
     /// The file.
     pub fn path(&self) -> &Path {
         match self {
-            Main::Component(path) | Main::Script(path) => path,
+            Main::Component(path) | Main::Script(path) | Main::Cargo(path) => path,
         }
     }
 }

@@ -34,6 +34,9 @@ pub(crate) fn of(args: &ProjectArgs, project: &Project, workshop: &Workshop, fai
     for worker in &project.workers {
         let Some(main) = &worker.main else { continue };
         watched.files.insert(main.path().to_owned());
+        if let Main::Cargo(manifest) = main {
+            package(manifest, &mut watched);
+        }
         let Main::Script(entry) = main else { continue };
         let inputs = workshop.built(worker.name.as_str()).map_or(&[][..], |built| &built.inputs);
         let own = inputs.iter().filter(|input| !input.iter().any(|part| part == "node_modules"));
@@ -47,6 +50,15 @@ pub(crate) fn of(args: &ProjectArgs, project: &Project, workshop: &Workshop, fai
         add_below(&mut watched.folders);
     }
     watched
+}
+
+/// The sources of a package in Rust. What it depends on elsewhere is found by the next build.
+fn package(manifest: &Path, watched: &mut Watched) {
+    let Some(folder) = manifest.parent() else { return };
+    watched.files.extend(["Cargo.toml", "Cargo.lock", "build.rs"].map(|name| folder.join(name)));
+    let mut sources = BTreeSet::from([folder.join("src")]);
+    add_below(&mut sources);
+    watched.folders.extend(sources);
 }
 
 fn binding_files(args: &ProjectArgs, project: &Project, files: &mut BTreeSet<PathBuf>) {

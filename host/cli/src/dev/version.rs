@@ -150,6 +150,7 @@ fn program(main: Option<&Main>, name: &str, workshop: &Workshop) -> u64 {
     let mut hasher = DefaultHasher::new();
     match main {
         Some(Main::Component(path)) => stamp(path).hash(&mut hasher),
+        Some(Main::Cargo(_)) => workshop.cargo_built(name).and_then(stamp).hash(&mut hasher),
         Some(Main::Script(_)) => {
             // The map too: a comment moves lines and changes nothing else.
             for file in workshop.built(name).iter().flat_map(|built| [&built.script, &built.map]) {
