@@ -45,8 +45,9 @@ pub(crate) fn sdk(workspace: &Workspace, progress: &Progress) -> Result<()> {
     command::run(tsc().arg("--noEmit"))?;
     for project in typed(workspace)? {
         if has_dependencies(&project) {
-            let project = project.display();
-            progress.note(&format!("LEFT OUT: types of {project}: it has npm packages of its own to install"));
+            let folder = tempfile::tempdir().context("cannot create a temporary directory")?;
+            let settings = with_packages(workspace, &project, folder.path())?;
+            command::run(tsc().args(["--noEmit", "--project"]).arg(settings))?;
             continue;
         }
         // A project of a user has these packages to itself; here, all share those of the SDK.
@@ -66,6 +67,20 @@ fn typed(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     }
     typed.sort();
     Ok(typed)
+}
+
+/// The settings of a project that are those of its own, with the packages that tests have in place of installed ones.
+fn with_packages(workspace: &Workspace, project: &Path, folder: &Path) -> Result<PathBuf> {
+    let types = workspace.root.join("guest-sdk/js/node_modules/@cloudflare/workers-types");
+    let packages = workspace.root.join("tests/js-clients/node_modules/*");
+    let settings = serde_json::json!({
+        "extends": project.join("tsconfig.json"),
+        "compilerOptions": { "types": [types], "paths": { "*": [packages] } },
+        "include": [project.join("src")],
+    });
+    let file = folder.join("tsconfig.json");
+    std::fs::write(&file, settings.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
 }
 
 /// Whether a project's program needs packages beyond those of the SDK.

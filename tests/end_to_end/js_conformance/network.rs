@@ -138,3 +138,26 @@ fn a_client_that_leaves_before_the_answer_ends_what_the_worker_waits_for() {
     host.wait_for_log("generation ended");
     assert_eq!(host.get("/fine").text(), "fine");
 }
+
+/// More requests than a worker has instances: the others wait, and each instance has one at a time.
+#[test]
+fn requests_wait_for_an_instance_and_share_none() {
+    let host = worker(
+        "let under_way = 0;
+         export default { async fetch(request) {
+           under_way++;
+           const most = under_way;
+           await new Promise((resolve) => setTimeout(resolve, 300));
+           under_way--;
+           return Response.json({ most });
+         } };",
+        "",
+    );
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..150).map(|_| scope.spawn(|| host.get("/"))).collect();
+        asked.into_iter().map(|reply| reply.join().unwrap()).collect()
+    });
+    for reply in replies {
+        assert_eq!((reply.status, reply.json()), (200, json!({ "most": 1 })));
+    }
+}
