@@ -30,7 +30,7 @@ pub struct Ai {
     pub threads: Option<NonZeroUsize>,
     /// Memory for models in bytes. Key `memory_mb` in MiB; no bound if none.
     pub memory_bytes: Option<u64>,
-    /// Requests that may wait for a model before more are refused. Key `queue`; the host's own choice if none.
+    /// Requests of a worker that may wait for a model before more are refused. Key `queue`; the host's own choice if none.
     pub queue: Option<NonZeroUsize>,
     /// Whether models that the aliases name and that are not here are fetched when the host starts. Key `pull`, default
     /// `false`; one file that says so is enough.

@@ -154,7 +154,7 @@ pub static AI: Section = Section {
         key(
             "queue",
             Takes::Whole(1, 1_000_000),
-            "requests that may wait for a model before more are refused (the host's own)",
+            "requests of a worker that may wait for a model before more are refused (the host's own)",
         ),
         key(
             "pull",

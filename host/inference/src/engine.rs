@@ -46,7 +46,7 @@ pub struct EngineConfig {
     pub threads: Option<NonZeroUsize>,
     /// How many bytes of weights may be in memory at once; no bound when absent.
     pub memory_bytes: Option<u64>,
-    /// How many requests may wait for one model; [`EngineConfig::QUEUE`] when absent.
+    /// How many requests of one tenant may wait for one model; [`EngineConfig::QUEUE`] when absent.
     pub queue: Option<NonZeroUsize>,
 }
 

@@ -37,7 +37,7 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// Upper bound on the context, in tokens; none for what the file says.
     pub context: Option<NonZeroUsize>,
-    /// Generations that may wait. More are refused with 3040.
+    /// Generations of one tenant that may wait. More are refused with 3040.
     pub queue: usize,
     /// Generations that may run together.
     pub sequences: NonZeroUsize,
@@ -329,7 +329,7 @@ type Answer = oneshot::Receiver<Result<UnboundedReceiver<GenerateEvent>, AiError
 
 impl TextModel {
     fn submit(&self, request: GenerateRequest) -> Result<Answer, AiError> {
-        let place = self.inner.queue.place()?;
+        let place = self.inner.queue.place(&request.tenant)?;
         let (reply, answer) = oneshot::channel();
         self.inner.intake.send(Intake { request, place, reply }).map_err(|_| gone())?;
         Ok(answer)

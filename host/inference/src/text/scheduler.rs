@@ -9,10 +9,9 @@
 //! The thread outlives every fault of a sequence: a panic or an error in a step fails the generations in flight and
 //! leaves the model ready for the next. It ends when the model is dropped.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,12 +37,21 @@ pub(crate) struct Limits {
     pub(crate) mixed: NonZeroUsize,
 }
 
-/// A place in the queue, given back when the job starts or is given up.
-pub(crate) struct Place(Arc<AtomicUsize>);
+/// A tenant's place in the queue, given back when the job starts or is given up.
+pub(crate) struct Place {
+    places: Arc<Mutex<HashMap<Tenant, usize>>>,
+    tenant: Tenant,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = places.get_mut(&self.tenant) {
+            *taken -= 1;
+            if *taken == 0 {
+                places.remove(&self.tenant);
+            }
+        }
     }
 }
 
@@ -51,7 +59,8 @@ impl Drop for Place {
 pub(crate) struct Queue {
     state: Mutex<Waiting>,
     changed: Condvar,
-    places: Arc<AtomicUsize>,
+    /// How many jobs of each tenant wait. The bound is a tenant's own, so that nobody is refused because another asks much.
+    places: Arc<Mutex<HashMap<Tenant, usize>>>,
     limit: usize,
 }
 
@@ -74,11 +83,15 @@ impl Queue {
     /// Takes a place.
     ///
     /// # Errors
-    /// [`AiError::capacity_exceeded`] when as many wait as may.
-    pub(crate) fn place(&self) -> Result<Place, AiError> {
-        let taken = self.places.fetch_add(1, Ordering::AcqRel);
-        let place = Place(self.places.clone());
-        if taken >= self.limit { Err(AiError::capacity_exceeded(RETRY_AFTER)) } else { Ok(place) }
+    /// [`AiError::capacity_exceeded`] when as many of the tenant's jobs wait as may.
+    pub(crate) fn place(&self, tenant: &Tenant) -> Result<Place, AiError> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(tenant.clone()).or_insert(0);
+        if *taken >= self.limit {
+            return Err(AiError::capacity_exceeded(RETRY_AFTER));
+        }
+        *taken += 1;
+        Ok(Place { places: self.places.clone(), tenant: tenant.clone() })
     }
 
     /// Lets `job` wait for its turn.

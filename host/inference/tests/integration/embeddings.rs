@@ -171,11 +171,14 @@ async fn a_full_queue_refuses_and_dropped_requests_are_skipped() {
     let many = || vec!["some text of several words".to_owned(); 200_000];
     // The first keeps the only thread busy, however much of it has been taken: the queue's one place stays used.
     let busy = encoder.embed("a".into(), many(), Pooling::Mean);
-    let refused = encoder.embed("b".into(), vec!["x".to_owned()], Pooling::Mean).await.unwrap_err();
+    let refused = encoder.embed("a".into(), vec!["x".to_owned()], Pooling::Mean).await.unwrap_err();
     assert_eq!((refused.code, refused.status), (3040, 429));
     assert!(refused.retry_after.is_some());
+    // Another tenant is not refused, and waits a turn and no longer.
+    let other = encoder.embed("b".into(), vec!["x".to_owned()], Pooling::Mean).await.unwrap();
+    assert_eq!(other.vectors.len(), 1);
     drop(busy);
     // Its place is free at once, not after two hundred thousand texts.
-    let answered = encoder.embed("b".into(), vec!["x".to_owned()], Pooling::Mean).await.unwrap();
+    let answered = encoder.embed("a".into(), vec!["x".to_owned()], Pooling::Mean).await.unwrap();
     assert_eq!(answered.vectors.len(), 1);
 }

@@ -102,11 +102,14 @@ fn a_full_queue_refuses_and_then_takes_again() {
     let error = refused(&scripted.model, request("w", 9));
     assert_eq!((error.code, error.status), (3040, 429));
     assert!(error.retry_after.is_some());
+    // Another tenant has places of its own.
+    let other = start(&scripted.model, GenerateRequest { tenant: "other".into(), ..request("v", 9) });
     drop(scripted.gate);
     assert_eq!(collect(first).0, "{|}~");
     for stream in waiting {
         assert!(collect(stream).1.is_ok());
     }
+    assert!(collect(other).1.is_ok());
     assert!(collect(start(&scripted.model, request("z", 9))).1.is_ok());
 }
 
