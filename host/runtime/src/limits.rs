@@ -1,7 +1,7 @@
 //! What one worker may use, and the meters that enforce it inside a store.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use wasmtime::{CallHook, ResourceLimiter, Store, UpdateDeadline};
@@ -51,6 +51,10 @@ impl Default for Limits {
     }
 }
 
+/// The processor's counter where it runs evenly, else the system's clock. Made once: making one asks the processor what it
+/// can do, which a virtual machine answers slowly.
+pub(crate) static CLOCK: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
+
 /// The longest stretch that is charged by the wall clock: what the epoch clock lets pass, and as much again for the
 /// time that clock may come late.
 const LONGEST_STRETCH: u64 = 2 * TICK.as_nanos() as u64;
@@ -67,7 +71,6 @@ const LONGEST_STRETCH: u64 = 2 * TICK.as_nanos() as u64;
 /// it for the threads it shares a core with: from then on its stretches are timed by the CPU clock of the thread, which
 /// takes a call of the kernel to read.
 pub(crate) struct CpuMeter {
-    clock: quanta::Clock,
     /// Reading of the clock in use when the guest was last seen to start running, or 0 while it does not run. A stretch
     /// begins and ends on one thread.
     since: AtomicU64,
@@ -81,7 +84,6 @@ pub(crate) struct CpuMeter {
 impl CpuMeter {
     fn new() -> Self {
         Self {
-            clock: quanta::Clock::new(),
             since: AtomicU64::new(0),
             used: AtomicU64::new(0),
             computing: AtomicBool::new(false),
@@ -91,7 +93,7 @@ impl CpuMeter {
 
     /// The wall clock's reading in units of its own, at least 1.
     fn wall(&self) -> u64 {
-        self.clock.raw().max(1)
+        CLOCK.raw().max(1)
     }
 
     fn enter(&self) {
@@ -108,7 +110,7 @@ impl CpuMeter {
         let stretch = if self.by_thread.load(Relaxed) {
             thread_cpu().saturating_sub(since)
         } else {
-            self.clock.delta_as_nanos(since, self.wall()).min(LONGEST_STRETCH)
+            CLOCK.delta_as_nanos(since, self.wall()).min(LONGEST_STRETCH)
         };
         self.used.fetch_add(stretch, Relaxed);
     }

@@ -13,7 +13,7 @@ use wasmtime_wasi_http::{
 use crate::Limits;
 use crate::control::{RequestContext, Slot};
 use crate::guest_log::{Channel, GuestLog};
-use crate::limits::MemoryMeter;
+use crate::limits::{CLOCK, MemoryMeter};
 use crate::script::{self, Exchange};
 
 /// Handles a guest may hold at once (requests, bodies, streams, fields, …).
@@ -123,15 +123,12 @@ impl<X: Extension> State<X> {
 /// The time since the instance was made, read from the processor's counter where that runs evenly: JavaScript's engine asks
 /// for it several times a turn.
 struct Clock {
-    clock: quanta::Clock,
     origin: u64,
 }
 
 impl Clock {
     fn new() -> Self {
-        let clock = quanta::Clock::new();
-        let origin = clock.raw();
-        Self { clock, origin }
+        Self { origin: CLOCK.raw() }
     }
 }
 
@@ -141,7 +138,7 @@ impl HostMonotonicClock for Clock {
     }
 
     fn now(&self) -> u64 {
-        self.clock.delta_as_nanos(self.origin, self.clock.raw())
+        CLOCK.delta_as_nanos(self.origin, CLOCK.raw())
     }
 }
 
