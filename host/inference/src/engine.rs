@@ -287,7 +287,7 @@ impl Engine {
             Source::Hosted(hosted) => return Err(hosted_elsewhere(&known, hosted)),
         };
         let settings = self.0.settings.clone();
-        let bytes = plan.bytes();
+        let bytes = plan.bytes(&settings);
         self.0.residency.acquire(&known.name, bytes, move || load::load(plan, &settings)).await
     }
 }

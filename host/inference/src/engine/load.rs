@@ -23,6 +23,15 @@ pub(super) struct Settings {
     pub(super) memory: Option<u64>,
 }
 
+impl Settings {
+    /// What a text model of these weights may take in all, where there is a budget: a cache of the usual size, or what the
+    /// budget leaves for one.
+    fn with_cache(&self, weights: u64) -> Option<u64> {
+        // Weights that do not fit alone are to be refused as such.
+        self.memory.map(|budget| weights.saturating_add(text::DEFAULT_CACHE).min(budget).max(weights))
+    }
+}
+
 /// What is to be loaded.
 pub(super) enum Plan {
     Files { task: Task, files: Files },
@@ -30,10 +39,13 @@ pub(super) enum Plan {
 }
 
 impl Plan {
-    /// What the model will take of the memory budget: its weights. Caches and buffers are bounded per model and are
-    /// not counted.
-    pub(super) fn bytes(&self) -> u64 {
+    /// What the model will take of the memory budget: its weights and, where it generates text, its cache. Buffers that
+    /// are small beside those are not counted.
+    pub(super) fn bytes(&self, settings: &Settings) -> u64 {
         match self {
+            Plan::Files { task: Task::TextGeneration, files } => {
+                settings.with_cache(files.bytes).unwrap_or(files.bytes)
+            }
             Plan::Files { files, .. } => files.bytes,
             Plan::Script { .. } => 0,
         }
@@ -90,7 +102,7 @@ fn text_generation(path: &Path, files: &Files, settings: &Settings) -> Result<Mo
         threads: Some(settings.threads),
         context: files.context,
         queue: settings.queue.get(),
-        memory: settings.memory,
+        memory: settings.with_cache(files.bytes),
         ..text::LoadOptions::default()
     };
     text::load(path, options).map(Model::TextGeneration).map_err(AiError::model_unavailable)
@@ -103,4 +115,22 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
         Task::TextGeneration => Model::TextGeneration(Arc::new(mock::MockText::new(script).map_err(fault)?)),
         Task::TextEmbeddings => Model::TextEmbeddings(Arc::new(mock::MockEmbeddings::new(script).map_err(fault)?)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_models_share_the_budget_with_their_caches() {
+        let with_cache = |budget: Option<u64>, weights| {
+            let one = NonZeroUsize::MIN;
+            Settings { threads: one, queue: one, memory: budget }.with_cache(weights)
+        };
+        let gib = text::DEFAULT_CACHE;
+        assert_eq!(with_cache(None, 5), None);
+        assert_eq!(with_cache(Some(4 * gib), gib), Some(2 * gib));
+        assert_eq!(with_cache(Some(gib), gib / 2), Some(gib), "a smaller cache where no more is left");
+        assert_eq!(with_cache(Some(gib), 2 * gib), Some(2 * gib), "too large, and refused for that");
+    }
 }

@@ -25,4 +25,4 @@ pub mod tokenizer;
 mod tool_prompt;
 pub mod weights;
 
-pub use model::{LoadError, LoadOptions, TextModel, load};
+pub use model::{DEFAULT_CACHE, LoadError, LoadOptions, TextModel, load};

@@ -25,8 +25,8 @@ use super::weights::Compute;
 use crate::AiError;
 use crate::backend::{CallStyle, GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
 
-/// Bytes of KV cache when nobody says. Only what is used is taken from the system.
-const DEFAULT_CACHE: u64 = 1 << 30;
+/// Bytes of KV cache that a model may have. Only what is used is taken from the system.
+pub const DEFAULT_CACHE: u64 = 1 << 30;
 /// The stack of the thread that runs chat templates: their nesting is bounded, but a frame is not small.
 const TEMPLATE_STACK: usize = 16 << 20;
 
