@@ -66,7 +66,7 @@ pub enum ScriptEngineError {
 }
 
 impl ScriptEngine {
-    /// Compiles the engine component, or takes its code from the cache. Takes half a minute where it is compiled, of which
+    /// Compiles the engine component, or takes its code from the cache. Takes seconds where it is compiled, of which
     /// `compiling` is told first: not for an async worker.
     pub fn compile(config: &RuntimeConfig, path: &Path, compiling: impl FnOnce()) -> Result<Self, ScriptEngineError> {
         let runtime = Runtime::without_concurrency(config)?;

@@ -161,3 +161,26 @@ fn requests_wait_for_an_instance_and_share_none() {
         assert_eq!((reply.status, reply.json()), (200, json!({ "most": 1 })));
     }
 }
+
+/// A short body is handed over whole, so one that breaks off must not be handed over at all.
+#[test]
+fn a_body_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let host = worker(
+        "export default { async fetch(request) {
+           console.log(`handled ${JSON.stringify(await request.text())}`);
+           return new Response('done');
+         } };",
+        "",
+    );
+    let head = "POST / HTTP/1.1\r\nhost: w.localhost\r\nconnection: close\r\ncontent-length: 10\r\n\r\n";
+    let mut stream = host.connect();
+    stream.write_all(format!("{head}half").as_bytes()).unwrap();
+    // The answer could still be read.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(!answer.contains("done"), "{answer}");
+    assert_eq!(host.send("POST", "/", &[], b"all of it.").read().text(), "done");
+    host.wait_for_log("handled \"all of it.\"");
+    assert_eq!(host.log().matches("handled \"").count(), 1, "{}", host.log());
+}

@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::sync::{Semaphore, oneshot};
-use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
 use super::exchange::Answer;
 use super::imports;
@@ -156,7 +156,11 @@ impl<X: Extension> Shared<X> {
         answer: oneshot::Sender<Answer>,
     ) -> Result<(), StartFault> {
         // A body that is slow to arrive keeps no instance waiting.
-        let call = call(request).await;
+        let Ok(call) = call(request).await else {
+            // The client is gone, or what it sent broke a limit, which has been said where it was seen.
+            context.fail(Failure::ClientGone);
+            return Ok(());
+        };
         let Ok(_permit) = self.instances.acquire().await else { return Ok(()) };
         let mut instance = self.instance(context).await?;
         instance.handle(context, call, answer).await.map_err(StartFault::Engine)?;
@@ -262,7 +266,10 @@ async fn bounded<T>(context: &RequestContext, wall: Duration, work: impl Future<
 }
 
 /// What the engine is called with. A short body is read here.
-async fn call(request: http::Request<WasiBody>) -> Call {
+///
+/// # Errors
+/// When that body breaks off: half of it would look like the whole.
+async fn call(request: http::Request<WasiBody>) -> Result<Call, HttpError> {
     let (head, body) = request.into_parts();
     let mut headers = String::new();
     for (name, value) in &head.headers {
@@ -279,13 +286,12 @@ async fn call(request: http::Request<WasiBody>) -> Call {
         incoming: None,
     };
     if body.is_end_stream() || matches!(head.method, http::Method::GET | http::Method::HEAD) {
-        return call;
+        return Ok(call);
     }
     if body.size_hint().upper().is_some_and(|length| length <= WHOLE_BODY) {
-        // An error here has failed the request already.
-        call.body = body.collect().await.ok().map(|body| body.to_bytes());
+        call.body = Some(body.collect().await?.to_bytes());
     } else {
         call.incoming = Some(body);
     }
-    call
+    Ok(call)
 }
