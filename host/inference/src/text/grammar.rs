@@ -30,13 +30,13 @@ impl Grammars {
         Self { vocabulary, factory: OnceCell::new() }
     }
 
-    /// A grammar at its beginning.
+    /// A grammar at its beginning. `property` is what of the request asks for it.
     ///
     /// # Errors
     /// 5006 when the format means nothing or breaks a limit.
-    pub(crate) fn start(&self, format: &AnswerFormat) -> Result<Grammar, AiError> {
+    pub(crate) fn start(&self, format: &AnswerFormat, property: &str) -> Result<Grammar, AiError> {
         let factory = self.factory.get_or_init(|| factory(&self.vocabulary)).as_ref().map_err(AiError::internal)?;
-        let refuse = |why: String| AiError::bad_input(format_args!("at '/response_format': {why}"));
+        let refuse = |why: String| AiError::bad_input(format_args!("at '{property}': {why}"));
         let (grammar, length) = match format {
             AnswerFormat::Json(schema) => {
                 let schema = compact(schema.clone());
@@ -150,7 +150,7 @@ mod tests {
 
     /// Feeds a text, a byte a token; how much of it the grammar takes.
     fn taken(format: &AnswerFormat, text: &str) -> usize {
-        let mut grammar = grammars().start(format).unwrap();
+        let mut grammar = grammars().start(format, "/p").unwrap();
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_answer_may_end_only_when_it_is_whole() {
-        let mut grammar = grammars().start(&AnswerFormat::Regex("a+".into())).unwrap();
+        let mut grammar = grammars().start(&AnswerFormat::Regex("a+".into()), "/p").unwrap();
         assert!(!grammar.mask().unwrap().is_allowed(257));
         grammar.accept(u32::from(b'a')).unwrap();
         assert!(grammar.mask().unwrap().is_allowed(257));
@@ -238,8 +238,8 @@ mod tests {
             AnswerFormat::Regex("(".into()),
             AnswerFormat::Lark("start: nothing".into()),
         ] {
-            let error = grammars().start(&format).err().unwrap_or_else(|| panic!("{format:?} was taken"));
-            assert_eq!(error.code, 5006);
+            let error = grammars().start(&format, "/p").err().unwrap_or_else(|| panic!("{format:?} was taken"));
+            assert!(error.code == 5006 && error.message.contains("'/p'"), "{error}");
             assert!(error.message.len() < 500, "{}", error.message);
         }
     }

@@ -310,7 +310,8 @@ impl Prepare {
             return Err(AiError::bad_input("at '/prompt': the prompt is empty"));
         }
         self.check(prompt.len(), max_tokens)?;
-        let grammar = format.map(|format| self.grammars.start(&format)).transpose()?;
+        let property = if tools.is_empty() { "/response_format" } else { "/tools" };
+        let grammar = format.map(|format| self.grammars.start(&format, property)).transpose()?;
         let (events, receiver) = unbounded_channel();
         Ok((Job { tenant, prompt, sampling, stop, grammar, max_tokens, events }, receiver))
     }
