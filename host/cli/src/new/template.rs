@@ -93,10 +93,16 @@ impl Template {
     pub(super) fn files(&self, name: &str, sdk: &str) -> Vec<(String, String)> {
         let values = [("name", name), ("sdk", sdk)];
         let own = FILES.iter().filter_map(|(path, text)| {
-            let path = path.strip_prefix(self.folder)?.strip_prefix('/')?;
+            let path = self.folders().find_map(|folder| path.strip_prefix(&*folder)?.strip_prefix('/'))?;
             Some((renamed(path).into_owned(), filled(text, &values)))
         });
         own.collect()
+    }
+
+    /// The folders whose files make a project: its own, and what it shares with its other languages and with all scripts.
+    fn folders(&self) -> impl Iterator<Item = Cow<'static, str>> {
+        let scripts = (!self.needs_sdk()).then_some("shared/scripts".into());
+        [self.folder.into(), format!("shared/{}", self.name).into()].into_iter().chain(scripts)
     }
 
     /// Whether a project of it needs to be told where the SDK is.
@@ -143,8 +149,8 @@ mod tests {
     #[test]
     fn every_folder_is_a_template_and_every_template_has_its_files() {
         for (path, _) in FILES {
-            let folder = path.split('/').next().unwrap();
-            assert!(TEMPLATES.iter().any(|template| template.folder == folder), "{path} belongs to no template");
+            let used = |template: &Template| template.folders().any(|folder| path.starts_with(&format!("{folder}/")));
+            assert!(TEMPLATES.iter().any(used), "{path} belongs to no template");
             assert!(!path.split('/').any(|part| part.starts_with('.') || part == "node_modules"), "{path}");
         }
         for template in TEMPLATES {
@@ -152,6 +158,9 @@ mod tests {
             for wanted in ["wrangler.toml", "README.md", ".gitignore"] {
                 assert!(files.iter().any(|(path, _)| path == wanted), "{template:?} has no {wanted}");
             }
+            let tests = ["test/host.js", "test/worker.test.js"];
+            let has = |wanted| files.iter().filter(|(path, _)| path == wanted).count();
+            assert!(tests.iter().all(|test| has(*test) == usize::from(!template.needs_sdk())), "{template:?}");
             for (path, text) in files {
                 assert!(!text.contains("{{") && !path.ends_with(".in"), "{template:?} {path}");
             }
