@@ -5,13 +5,14 @@
 //! nor running answers wait for it, and those that compute. What comes back is a
 //! [`crate::backend::TextGeneration`] and knows nothing of JSON or of how the request arrived.
 //!
-//! The path of a request: [`marks`] → [`template`] → [`tokenizer`] → the scheduler's queue → [`llama`] over the blocks that
+//! The path of a request: [`marks`] → [`template`] → [`tokenizer`] → the scheduler's queue → [`decoder`] over the blocks that
 //! [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
 
+pub mod decoder;
+pub mod forward;
 pub mod gguf;
 mod grammar;
 pub mod kv_blocks;
-pub mod llama;
 pub mod marks;
 mod model;
 pub mod sampler;

@@ -13,10 +13,11 @@ use host_kernels::threads::ThreadPool;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::gguf::{GgufError, GgufFile};
+use super::decoder::{self, Decoder, DecoderError, Description, Source};
+use super::forward::ForwardPass;
+use super::gguf::GgufFile;
 use super::grammar::Grammars;
 use super::kv_blocks::BlockPool;
-use super::llama::{Config, ForwardPass, Llama, default_threads};
 use super::scheduler::{Limits, Place, Queue, Worker};
 use super::sequence::Job;
 use super::template::{ChatTemplate, TemplateError};
@@ -62,7 +63,7 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: GgufError,
+        source: DecoderError,
     },
     /// The tokenizer in the file cannot be used.
     #[error("{path}: {source}")]
@@ -79,14 +80,6 @@ pub enum LoadError {
         path: PathBuf,
         /// What is wrong with it.
         source: TemplateError,
-    },
-    /// A kind of model that is not implemented.
-    #[error("{path} holds a model of architecture {architecture:?}; only \"llama\" is supported")]
-    Architecture {
-        /// The file.
-        path: PathBuf,
-        /// What it says it is.
-        architecture: String,
     },
     /// The budget is too small.
     #[error(
@@ -150,27 +143,24 @@ impl TextModel {
     /// As [`load`].
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self, LoadError> {
         let started = Instant::now();
-        let in_file = |source: GgufError| LoadError::File { path: path.to_owned(), source };
-        let mapped = GgufFile::open(path).map_err(in_file)?;
+        let in_file = |source: DecoderError| LoadError::File { path: path.to_owned(), source };
+        let mapped = GgufFile::open(path).map_err(|error| in_file(error.into()))?;
         let file = mapped.view();
-        let architecture = file.text("general.architecture").map_err(in_file)?.unwrap_or_default();
-        if architecture != "llama" {
-            let architecture = architecture.chars().take(80).collect();
-            return Err(LoadError::Architecture { path: path.to_owned(), architecture });
-        }
-        let config = Config::read(file).map_err(in_file)?;
+        let mut description = decoder::gguf::describe(file).map_err(in_file)?;
         let vocabulary =
             Vocabulary::from_gguf(file).map_err(|source| LoadError::Tokenizer { path: path.to_owned(), source })?;
         let template = ChatTemplate::from_gguf(file, vocabulary.bos_text(), vocabulary.eos_text())
             .map_err(|source| LoadError::Template { path: path.to_owned(), source })?;
-        let blocks = cache_blocks(path, &config, &options, mapped.length())?;
-        let context = options.context.map_or(config.context, |limit| config.context.min(limit.get()));
-        let context = context.min(blocks as usize * BLOCK_TOKENS);
+        description.limit_vocabulary(vocabulary.len()).map_err(in_file)?;
+        let blocks = cache_blocks(path, &description, &options, mapped.length())?;
+        description.limit_context(options.context.map_or(usize::MAX, NonZeroUsize::get));
+        description.limit_context(blocks as usize * BLOCK_TOKENS);
+        let context = description.context;
         let threads = options.threads.unwrap_or_else(default_threads);
-        let shape = config.kv_shape();
+        let shape = description.kv_shape();
         let compute = Compute::new(ThreadPool::new("text-compute", threads)?);
         let isa = compute.isa.name();
-        let model = Llama::read(file, config, vocabulary.len(), compute).map_err(in_file)?;
+        let model = Decoder::read(description, Source::Gguf(file), compute).map_err(in_file)?;
         let bytes = model.bytes();
         drop(mapped);
         let store = KvStore::new(shape, blocks as usize);
@@ -245,11 +235,17 @@ impl TextModel {
     }
 }
 
+/// How many threads to use when nobody says: what this process may use, at most 16.
+fn default_threads() -> NonZeroUsize {
+    let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    available.min(NonZeroUsize::new(16).unwrap_or(available))
+}
+
 /// Blocks of the cache: enough for all sequences at full length, as far as the budget goes.
-fn cache_blocks(path: &Path, config: &Config, options: &LoadOptions, weights: u64) -> Result<u32, LoadError> {
-    let block = config.kv_shape().block_bytes().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
+fn cache_blocks(path: &Path, model: &Description, options: &LoadOptions, weights: u64) -> Result<u32, LoadError> {
+    let block = model.kv_shape().block_bytes().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
     let budget = options.memory.map_or(DEFAULT_CACHE, |memory| memory.saturating_sub(weights));
-    let wanted = (config.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(options.sequences.get() as u64);
+    let wanted = (model.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(options.sequences.get() as u64);
     match u32::try_from(wanted.min(budget / block)).unwrap_or(u32::MAX) {
         0 => Err(LoadError::Memory {
             path: path.to_owned(),

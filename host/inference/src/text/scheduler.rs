@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use host_kernels::kv::KvStore;
 
+use super::forward::ForwardPass;
 use super::kv_blocks::{BlockPool, BlockTable};
-use super::llama::ForwardPass;
 use super::sequence::{Job, Sequence};
 use super::tokenizer::Vocabulary;
 use crate::{AiError, Tenant};

@@ -2,9 +2,9 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::forward::Span;
 use super::grammar::Grammar;
 use super::kv_blocks::BlockTable;
-use super::llama::Span;
 use super::sampler::Sampler;
 use super::stop::StopTexts;
 use super::tokenizer::{Detokenizer, Vocabulary};

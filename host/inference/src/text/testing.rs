@@ -7,8 +7,8 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use host_kernels::kv::{KvShape, KvStore};
 
+use super::forward::{ForwardError, ForwardPass, Span};
 use super::gguf::Header;
-use super::llama::{ForwardError, ForwardPass, Span};
 use super::model::{LoadOptions, TextModel};
 use super::template::ChatTemplate;
 use super::tokenizer::Vocabulary;

@@ -6,15 +6,13 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::{QMatMul, QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Module, Tensor};
 use host_kernels::activations::QuantizedRows;
 use host_kernels::isa::Isa;
 use host_kernels::matmul::{Product, matmul};
 use host_kernels::threads::ThreadPool;
 use host_kernels::tiles::{Format, TiledMatrix};
-
-use super::gguf::{GgufError, View};
 
 /// A weight: `rows` outputs by `columns` inputs.
 pub struct Weight {
@@ -44,26 +42,22 @@ impl Compute {
 }
 
 impl Weight {
-    /// Reads the matrix `name` of `rows` by `columns` from a file.
+    /// The matrix of `rows` by `columns` whose blocks are `raw`.
     ///
     /// # Errors
-    /// When it is missing or has another shape.
-    pub fn read(file: View<'_>, name: &str, rows: usize, columns: usize) -> Result<Self, GgufError> {
-        let (info, raw) = file.tensor(name).ok_or_else(|| GgufError::Missing(format!("tensor {name}")))?;
-        if info.shape != [rows, columns] {
-            let fault = format!("its shape is {:?}, but the model's metadata asks for [{rows}, {columns}]", info.shape);
-            return Err(GgufError::invalid(format!("tensor {name}"), fault));
-        }
-        let form = match Format::from_dtype(info.dtype) {
+    /// When `raw` is no such matrix; the error says why.
+    pub fn new(dtype: GgmlDType, rows: usize, columns: usize, raw: &[u8]) -> Result<Self, String> {
+        let form = match Format::from_dtype(dtype) {
             Some(format) => {
-                let tiled = TiledMatrix::repack(format, rows, columns, raw);
-                Form::Tiled(tiled.map_err(|e| GgufError::invalid(format!("tensor {name}"), e.to_string()))?)
+                Form::Tiled(TiledMatrix::repack(format, rows, columns, raw).map_err(|error| error.to_string())?)
             }
             None => {
-                let fault = |e: candle_core::Error| GgufError::invalid(format!("tensor {name}"), e.to_string());
-                let storage = QStorage::from_data(raw.into(), &Device::Cpu, info.dtype).map_err(fault)?;
-                let blocks = Arc::new(QTensor::new(storage, (rows, columns)).map_err(fault)?);
-                Form::Candle { product: QMatMul::from_arc(blocks.clone()).map_err(fault)?, blocks }
+                let read = || -> candle_core::Result<Form> {
+                    let storage = QStorage::from_data(raw.into(), &Device::Cpu, dtype)?;
+                    let blocks = Arc::new(QTensor::new(storage, (rows, columns))?);
+                    Ok(Form::Candle { product: QMatMul::from_arc(blocks.clone())?, blocks })
+                };
+                read().map_err(|error| error.to_string())?
             }
         };
         Ok(Self { rows, form })
@@ -133,34 +127,4 @@ pub fn products(
         matmul(compute.isa, &compute.pool, &compute.quantized, &mut tiled);
     }
     Ok(())
-}
-
-/// Reads a vector of `length` floats of any type, such as a norm's weights.
-///
-/// # Errors
-/// When it is missing, has another shape, or holds values that are not finite.
-pub fn vector(file: View<'_>, name: &str, length: usize) -> Result<Vec<f32>, GgufError> {
-    optional_vector(file, name, length)?.ok_or_else(|| GgufError::Missing(format!("tensor {name}")))
-}
-
-/// As [`vector`], or none if the file has no such tensor.
-///
-/// # Errors
-/// When it has another shape, or holds values that are not finite.
-pub fn optional_vector(file: View<'_>, name: &str, length: usize) -> Result<Option<Vec<f32>>, GgufError> {
-    let Some((info, raw)) = file.tensor(name) else { return Ok(None) };
-    let what = || format!("tensor {name}");
-    if info.shape != [length] {
-        let fault = format!("its shape is {:?}, but the model's metadata asks for [{length}]", info.shape);
-        return Err(GgufError::invalid(what(), fault));
-    }
-    let read = || -> candle_core::Result<Vec<f32>> {
-        let storage = QStorage::from_data(raw.into(), &Device::Cpu, info.dtype)?;
-        QTensor::new(storage, length)?.dequantize(&Device::Cpu)?.to_vec1()
-    };
-    let values = read().map_err(|e| GgufError::invalid(what(), e.to_string()))?;
-    if values.iter().any(|v| !v.is_finite()) {
-        return Err(GgufError::invalid(what(), "it holds values that are not finite"));
-    }
-    Ok(Some(values))
 }

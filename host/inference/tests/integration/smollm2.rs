@@ -15,10 +15,10 @@ use host_inference::backend::{
     AnswerFormat, FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, Usage,
 };
 use host_inference::tasks::text_generation;
+use host_inference::text::decoder::{self, Decoder, Source};
+use host_inference::text::forward::{ForwardPass, Span};
 use host_inference::text::gguf::GgufFile;
-use host_inference::text::llama::{Config, ForwardPass, Llama, Span};
 use host_inference::text::template::ChatTemplate;
-use host_inference::text::tokenizer::Vocabulary;
 use host_inference::text::weights::Compute;
 use host_inference::text::{LoadOptions, TextModel};
 use host_inference::{RunOutput, RunRequest, store};
@@ -239,11 +239,10 @@ fn the_raw_prompt_continues_as_the_reference_does() {
 fn logits_match_the_reference() {
     let mapped = GgufFile::open(&path()).unwrap();
     let file = mapped.view();
-    let config = Config::read(file).unwrap();
-    let vocabulary = Vocabulary::from_gguf(file).unwrap();
-    let mut kv = KvStore::new(config.kv_shape(), 8);
+    let description = decoder::gguf::describe(file).unwrap();
+    let mut kv = KvStore::new(description.kv_shape(), 8);
     let pool = ThreadPool::new("test", NonZeroUsize::new(2).unwrap()).unwrap();
-    let mut llama = Llama::read(file, config, vocabulary.len(), Compute::new(pool)).unwrap();
+    let mut llama = Decoder::read(description, Source::Gguf(file), Compute::new(pool)).unwrap();
     drop(mapped);
     let blocks: Vec<u32> = (0..8).rev().collect();
     let (mut worst_first, mut worst_gap) = (0f64, 0f64);

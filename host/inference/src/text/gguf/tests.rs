@@ -153,13 +153,16 @@ fn models_that_contradict_themselves_are_refused_by_name() {
     assert!(load(&llama().bytes()).is_ok());
     for (writer, part) in [
         (llama().number("llama.expert_count", 8), "mixtures of experts"),
-        (llama().tensor("blk.0.attn_q.bias", &[64], 0, vec![0; 256]), "blk.0.attn_q.bias"),
-        (llama().text("llama.rope.scaling.type", "yarn"), "yarn"),
+        (llama().tensor("blk.0.ffn_up.bias", &[64], 0, vec![0; 256]), "blk.0.ffn_up.bias"),
+        (llama().text("llama.rope.scaling.type", "ntk"), "ntk"),
         (llama().number("llama.rope.dimension_count", 18), "do not fit together"),
         (llama().number("llama.attention.key_length", 32), "attn_q.weight: its shape"),
         (llama().number("tokenizer.ggml.eot_token_id", 258), "token 258 is not in the vocabulary"),
         (llama().tensor("rope_freqs.weight", &[8], 0, vec![0xff; 32]), "not finite"),
-        (Writer::default().text("general.architecture", "mamba"), "\"mamba\"; only \"llama\""),
+        (
+            Writer::default().text("general.architecture", "mamba"),
+            "\"mamba\"; the architectures that are read are llama",
+        ),
         (Writer::default().text("general.architecture", "llama"), "llama.embedding_length is missing"),
     ] {
         let error = load(&writer.bytes()).err().unwrap().to_string();

@@ -4,20 +4,26 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use host_kernels::threads::ThreadPool;
 
+use std::num::NonZeroUsize;
+
+use host_kernels::kv::KvStore;
+
 use super::*;
 use crate::backend::{FinishReason, GenerateEvent, GenerateRequest, Sampling, TextGeneration, Usage};
+use crate::text::forward::{ForwardError, ForwardPass, Span};
 use crate::text::gguf::Header;
 use crate::text::testing::{VOCABULARY, Writer, file, greedy, request, tiny_llama};
+use crate::text::weights::Compute;
 use crate::text::{LoadOptions, TextModel};
 
-fn read(writer: &Writer, threads: usize) -> (Llama, KvStore) {
+fn read(writer: &Writer, threads: usize) -> (Decoder, KvStore) {
     let bytes = writer.bytes();
     let header = Header::parse(&bytes).unwrap();
     let file = header.view(&bytes);
-    let config = Config::read(file).unwrap();
-    let store = KvStore::new(config.kv_shape(), 16);
+    let description = gguf::describe(file).unwrap();
+    let store = KvStore::new(description.kv_shape(), 16);
     let pool = ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap();
-    (Llama::read(file, config, VOCABULARY, Compute::new(pool)).unwrap(), store)
+    (Decoder::read(description, Source::Gguf(file), Compute::new(pool)).unwrap(), store)
 }
 
 fn tokens(seed: u32, count: u32) -> Vec<u32> {
@@ -25,7 +31,7 @@ fn tokens(seed: u32, count: u32) -> Vec<u32> {
 }
 
 /// The last row's logits when the prompt is read in pieces of `piece` tokens.
-fn logits(model: &mut Llama, store: &mut KvStore, prompt: &[u32], piece: usize, blocks: &[u32]) -> Vec<f32> {
+fn logits(model: &mut Decoder, store: &mut KvStore, prompt: &[u32], piece: usize, blocks: &[u32]) -> Vec<f32> {
     let mut last = Vec::new();
     for (i, tokens) in prompt.chunks(piece).enumerate() {
         let span = Span { tokens, position: i * piece, blocks, logits: true };
@@ -101,10 +107,9 @@ fn the_rotation_follows_the_files_factors() {
     let bytes = writer.float("llama.rope.freq_base", 500_000.0).bytes();
     let header = Header::parse(&bytes).unwrap();
     let file = header.view(&bytes);
-    let config = Config::read(file).unwrap();
-    for (j, frequency) in frequencies(file, &config).unwrap().into_iter().enumerate() {
+    for (j, frequency) in gguf::describe(file).unwrap().ropes[0].frequencies.iter().enumerate() {
         let expected = 500_000f64.powf(-2.0 * j as f64 / 16.0) / (j + 1) as f64;
-        assert!((f64::from(frequency) - expected).abs() < 1e-5 * expected, "{j}: {frequency} {expected}");
+        assert!((f64::from(*frequency) - expected).abs() < 1e-5 * expected, "{j}: {frequency} {expected}");
     }
 }
 

@@ -1,0 +1,304 @@
+//! The forward pass on the processor.
+//!
+//! What an architecture has or lacks is asked once per layer and step, outside of every loop over values; buffers are
+//! kept from step to step. Products that read the same rows run in one parallel region.
+
+use host_kernels::attention::{Span as AttentionSpan, attend};
+use host_kernels::elementwise::{add, rms_norm, rope_angles, rope_interleaved, silu_mul};
+use host_kernels::kv::{BLOCK_TOKENS, KvStore};
+
+use super::description::{Activation, Description, LayerDescription, MatrixAt, RopePairs, VectorAt};
+use super::source::Source;
+use super::{DecoderError, rope};
+use crate::text::forward::{ForwardError, ForwardPass, Span};
+use crate::text::weights::{Compute, Weight, products};
+
+struct Layer {
+    rope: usize,
+    attention_norm: Vec<f32>,
+    query: Weight,
+    key: Weight,
+    value: Weight,
+    query_bias: Option<Vec<f32>>,
+    key_bias: Option<Vec<f32>>,
+    value_bias: Option<Vec<f32>>,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+    output: Weight,
+    output_bias: Option<Vec<f32>>,
+    attention_post_norm: Option<Vec<f32>>,
+    inner_norm: Vec<f32>,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
+    inner_post_norm: Option<Vec<f32>>,
+}
+
+/// A model, ready to compute.
+pub struct Decoder {
+    description: Description,
+    embedding: Weight,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// None where the embedding serves for the output too.
+    head: Option<Weight>,
+    compute: Compute,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    out: Vec<f32>,
+    /// For each of the description's rotations the turns of every row.
+    angles: Vec<Vec<(f32, f32)>>,
+    logits: Vec<f32>,
+}
+
+fn weight(source: Source<'_>, at: &MatrixAt) -> Result<Weight, DecoderError> {
+    let tensor = source.matrix(at)?;
+    Weight::new(tensor.dtype, at.rows, at.columns, tensor.bytes)
+        .map_err(|fault| DecoderError::invalid(format!("tensor {}", at.name), fault))
+}
+
+impl Layer {
+    fn read(source: Source<'_>, layer: &LayerDescription) -> Result<Self, DecoderError> {
+        let optional = |at: &Option<VectorAt>| at.as_ref().map(|at| source.vector(at)).transpose();
+        Ok(Self {
+            rope: layer.rope,
+            attention_norm: source.vector(&layer.attention_norm)?,
+            query: weight(source, &layer.query)?,
+            key: weight(source, &layer.key)?,
+            value: weight(source, &layer.value)?,
+            query_bias: optional(&layer.query_bias)?,
+            key_bias: optional(&layer.key_bias)?,
+            value_bias: optional(&layer.value_bias)?,
+            query_norm: optional(&layer.query_norm)?,
+            key_norm: optional(&layer.key_norm)?,
+            output: weight(source, &layer.output)?,
+            output_bias: optional(&layer.output_bias)?,
+            attention_post_norm: optional(&layer.attention_post_norm)?,
+            inner_norm: source.vector(&layer.inner_norm)?,
+            gate: weight(source, &layer.gate)?,
+            up: weight(source, &layer.up)?,
+            down: weight(source, &layer.down)?,
+            inner_post_norm: optional(&layer.inner_post_norm)?,
+        })
+    }
+}
+
+impl Decoder {
+    /// Reads all weights of `description` out of `source`, which is not used afterwards.
+    ///
+    /// # Errors
+    /// When [`Description::check`] fails, before memory is taken, or values are not usable.
+    pub fn read(description: Description, source: Source<'_>, compute: Compute) -> Result<Self, DecoderError> {
+        description.check(source)?;
+        if description.attention_cap.is_some() || description.layers.iter().any(|layer| layer.window.is_some()) {
+            let fault = "sliding windows and soft caps of attention are not supported yet";
+            return Err(DecoderError::invalid(description.architecture, fault));
+        }
+        let head = if description.tied() { None } else { Some(weight(source, &description.head_matrix)?) };
+        Ok(Self {
+            embedding: weight(source, &description.embedding)?,
+            layers: description.layers.iter().map(|layer| Layer::read(source, layer)).collect::<Result<_, _>>()?,
+            norm: source.vector(&description.norm)?,
+            buffers: Buffers { angles: vec![Vec::new(); description.ropes.len()], ..Buffers::default() },
+            head,
+            compute,
+            description,
+        })
+    }
+
+    /// Bytes of all weights.
+    pub fn bytes(&self) -> usize {
+        let layers = self.layers.iter().flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]);
+        layers.chain([&self.embedding]).chain(&self.head).map(Weight::bytes).sum()
+    }
+
+    fn check(&self, spans: &[Span<'_>]) -> Result<usize, ForwardError> {
+        let mut rows = 0;
+        for span in spans {
+            let room = span.blocks.len() * BLOCK_TOKENS;
+            if span.tokens.is_empty() || span.position + span.tokens.len() > room {
+                let fault = format!("{} tokens at {} in room for {room}", span.tokens.len(), span.position);
+                return Err(ForwardError::Batch(fault));
+            }
+            let vocabulary = self.description.vocabulary;
+            if let Some(token) = span.tokens.iter().find(|token| **token as usize >= vocabulary) {
+                let fault = format!("token {token} is not in the vocabulary of {vocabulary}");
+                return Err(ForwardError::Batch(fault));
+            }
+            rows += span.tokens.len();
+        }
+        Ok(rows)
+    }
+
+    /// Fills `x` with the tokens' embeddings and `angles` with their rotations.
+    fn embed(&mut self, spans: &[Span<'_>], rows: usize) -> Result<(), ForwardError> {
+        let (width, scale) = (self.description.width, self.description.embedding_scale);
+        let b = &mut self.buffers;
+        b.x.resize(rows * width, 0.0);
+        let tokens = spans.iter().flat_map(|span| span.tokens);
+        for (token, x) in tokens.zip(b.x.chunks_exact_mut(width)) {
+            self.embedding.row(*token as usize, x)?;
+        }
+        if scale != 1.0 {
+            b.x.iter_mut().for_each(|x| *x *= scale);
+        }
+        for (rope, angles) in self.description.ropes.iter().zip(&mut b.angles) {
+            let pairs = rope.frequencies.len();
+            angles.resize(rows * pairs, (0.0, 0.0));
+            let positions = spans.iter().flat_map(|span| span.position..span.position + span.tokens.len());
+            for (position, angles) in positions.zip(angles.chunks_exact_mut(pairs)) {
+                rope_angles(position, &rope.frequencies, angles);
+            }
+            if rope.scale != 1.0 {
+                angles.iter_mut().for_each(|(cos, sin)| (*cos, *sin) = (*cos * rope.scale, *sin * rope.scale));
+            }
+        }
+        Ok(())
+    }
+
+    /// Biases, norms and rotates queries and keys and stores keys and values.
+    fn store(&mut self, store: &mut KvStore, l: usize, spans: &[Span<'_>]) {
+        let Description { heads, kv_heads, head, epsilon, rope_pairs, .. } = self.description;
+        let (layer, b, isa) = (&self.layers[l], &mut self.buffers, self.compute.isa);
+        add_bias(&mut b.query, layer.query_bias.as_deref());
+        add_bias(&mut b.key, layer.key_bias.as_deref());
+        add_bias(&mut b.value, layer.value_bias.as_deref());
+        for (rows, weight) in [(&mut b.query, &layer.query_norm), (&mut b.key, &layer.key_norm)] {
+            if let Some(weight) = weight {
+                b.out.resize(rows.len(), 0.0);
+                rms_norm(isa, rows, weight, epsilon, &mut b.out);
+                std::mem::swap(rows, &mut b.out);
+            }
+        }
+        let kv_width = kv_heads * head;
+        let pairs = self.description.ropes[layer.rope].frequencies.len();
+        let rotate = match rope_pairs {
+            RopePairs::Interleaved => rope_interleaved,
+            RopePairs::Halves => rope::rope_halves,
+        };
+        let queries = b.query.chunks_exact_mut(heads * head).zip(b.key.chunks_exact_mut(kv_width));
+        for ((query, key), angles) in queries.zip(b.angles[layer.rope].chunks_exact(pairs)) {
+            rotate(query, head, angles);
+            rotate(key, head, angles);
+        }
+        let mut rows = b.key.chunks_exact(kv_width).zip(b.value.chunks_exact(kv_width));
+        for span in spans {
+            let places = span.position..span.position + span.tokens.len();
+            for (position, (key, value)) in places.zip(&mut rows) {
+                let (block, slot) = (span.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS);
+                store.write(isa, block, slot, l, key, value);
+            }
+        }
+    }
+
+    fn layer(
+        &mut self,
+        store: &mut KvStore,
+        l: usize,
+        spans: &[Span<'_>],
+        ragged: &[AttentionSpan<'_>],
+    ) -> Result<(), ForwardError> {
+        let Description { width, inner, heads, head, epsilon, activation, attention_scale, .. } = self.description;
+        let isa = self.compute.isa;
+        let (layer, b) = (&self.layers[l], &mut self.buffers);
+        b.normed.resize(b.x.len(), 0.0);
+        rms_norm(isa, &b.x, &layer.attention_norm, epsilon, &mut b.normed);
+        let mut outputs = [(&layer.query, &mut b.query), (&layer.key, &mut b.key), (&layer.value, &mut b.value)];
+        products(&mut self.compute, &b.normed, width, &mut outputs)?;
+
+        self.store(store, l, spans);
+        let (layer, b) = (&self.layers[l], &mut self.buffers);
+        b.attended.resize(b.query.len(), 0.0);
+        attend(isa, &self.compute.pool, store, l, ragged, heads, attention_scale, &b.query, &mut b.attended);
+        products(&mut self.compute, &b.attended, heads * head, &mut [(&layer.output, &mut b.out)])?;
+        add_bias(&mut b.out, layer.output_bias.as_deref());
+        post_norm(&self.compute, layer.attention_post_norm.as_deref(), epsilon, b);
+        add(isa, &mut b.x, &b.out);
+
+        rms_norm(isa, &b.x, &layer.inner_norm, epsilon, &mut b.normed);
+        products(&mut self.compute, &b.normed, width, &mut [(&layer.gate, &mut b.gate), (&layer.up, &mut b.up)])?;
+        match activation {
+            Activation::Silu => silu_mul(isa, &mut b.gate, &b.up),
+            Activation::GeluTanh => gelu_mul(&mut b.gate, &b.up),
+        }
+        products(&mut self.compute, &b.gate, inner, &mut [(&layer.down, &mut b.out)])?;
+        post_norm(&self.compute, layer.inner_post_norm.as_deref(), epsilon, b);
+        add(isa, &mut b.x, &b.out);
+        Ok(())
+    }
+}
+
+/// Adds `bias` to each row.
+fn add_bias(rows: &mut [f32], bias: Option<&[f32]>) {
+    let Some(bias) = bias else { return };
+    for row in rows.chunks_exact_mut(bias.len()) {
+        for (value, bias) in row.iter_mut().zip(bias) {
+            *value += bias;
+        }
+    }
+}
+
+/// Norms `out` where the architecture does so before it is added to the stream. `normed` is free then.
+fn post_norm(compute: &Compute, weight: Option<&[f32]>, epsilon: f32, b: &mut Buffers) {
+    let Some(weight) = weight else { return };
+    rms_norm(compute.isa, &b.out, weight, epsilon, &mut b.normed);
+    std::mem::swap(&mut b.out, &mut b.normed);
+}
+
+impl ForwardPass for Decoder {
+    fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
+        let rows = self.check(spans)?;
+        self.embed(spans, rows)?;
+        let mut start = 0;
+        let mut ragged = Vec::with_capacity(spans.len());
+        let mut wanted = Vec::new();
+        for span in spans {
+            let end = start + span.tokens.len();
+            ragged.push(AttentionSpan { rows: start..end, position: span.position, blocks: span.blocks });
+            wanted.extend(span.logits.then_some(end - 1));
+            start = end;
+        }
+        for l in 0..self.layers.len() {
+            self.layer(store, l, spans, &ragged)?;
+        }
+        let (width, b) = (self.description.width, &mut self.buffers);
+        b.out.clear();
+        for row in &wanted {
+            b.out.extend_from_slice(&b.x[row * width..(row + 1) * width]);
+        }
+        b.normed.resize(b.out.len(), 0.0);
+        b.logits.clear();
+        if !wanted.is_empty() {
+            rms_norm(self.compute.isa, &b.out, &self.norm, self.description.epsilon, &mut b.normed);
+            let head = self.head.as_ref().unwrap_or(&self.embedding);
+            products(&mut self.compute, &b.normed, width, &mut [(head, &mut b.logits)])?;
+            if let Some(cap) = self.description.logit_cap {
+                b.logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+            }
+        }
+        Ok(&self.buffers.logits)
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.description.vocabulary
+    }
+}
+
+/// The gate of GeGLU with the tanh approximation of GELU: `gate = gelu(gate) * up`.
+fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        let inner = 0.797_884_6 * (*g + 0.044_715 * *g * *g * *g);
+        *g = 0.5 * *g * (1.0 + inner.tanh()) * u;
+    }
+}
