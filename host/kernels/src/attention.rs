@@ -271,7 +271,7 @@ fn panel_of(
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this level exists only where detection found these features; sizes are asserted above.
-        Level::Avx2 => unsafe {
+        Level::Avx2 | Level::AvxVnni => unsafe {
             for (q, sums) in sums.iter_mut().step_by(step).enumerate() {
                 x86::avx2(&coefficients[q * row..][..depth], matrix.as_ptr(), stride, sums);
             }

@@ -3,7 +3,7 @@
 //! They run over whole rows in place, without a tensor or an allocation per operation; at one row a step that overhead
 //! is what dominates. Bodies are plain Rust that the compiler vectorizes for each instruction set.
 
-use crate::isa::{Isa, per_isa};
+use crate::isa::{Isa, Level, per_isa};
 
 /// `a * b + c`, fused where the instruction set has it.
 #[inline(always)]
@@ -143,14 +143,14 @@ per_isa! {
 pub(crate) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
     match isa.0 {
-        crate::isa::Level::Scalar => {
+        Level::Scalar => {
             for (from, to) in from.iter().zip(to) {
                 *to = half::f16::from_bits(*from).to_f32();
             }
         }
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: both levels exist only where detection found f16c and avx.
-        crate::isa::Level::Avx2 | crate::isa::Level::Avx512Vnni => unsafe { widen_f16c(from, to) },
+        // SAFETY: these levels exist only where detection found f16c and avx.
+        Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => unsafe { widen_f16c(from, to) },
     }
 }
 

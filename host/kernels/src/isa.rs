@@ -11,7 +11,13 @@ pub(crate) enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 /// An instruction set that this processor is known to have.
@@ -38,6 +44,9 @@ impl Isa {
             if avx2 {
                 all.push(Self(Level::Avx2));
             }
+            if avx2 && is_x86_feature_detected!("avxvnni") {
+                all.push(Self(Level::AvxVnni));
+            }
             let vnni = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
@@ -45,6 +54,15 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni");
             if avx2 && vnni {
                 all.push(Self(Level::Avx512Vnni));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if std::arch::is_aarch64_feature_detected!("neon") {
+                all.push(Self(Level::Neon));
+                if std::arch::is_aarch64_feature_detected!("dotprod") {
+                    all.push(Self(Level::NeonDot));
+                }
             }
         }
         all
@@ -57,7 +75,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => "neon-dotprod",
         }
     }
 }
@@ -85,11 +109,14 @@ macro_rules! per_isa {
             match $isa.0 {
                 $crate::isa::Level::Scalar => $body::<false>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: an `Isa` of this level exists only where detection found these features.
-                $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: an `Isa` of these levels exists only where detection found these features.
+                $crate::isa::Level::Avx2 | $crate::isa::Level::AvxVnni => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` of this level exists only where detection found these features.
                 $crate::isa::Level::Avx512Vnni => unsafe { avx512($($arg),*) },
+                // NEON and its fused multiply-add are part of the target's baseline.
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Level::Neon | $crate::isa::Level::NeonDot => $body::<true>($($arg),*),
             }
         }
     };

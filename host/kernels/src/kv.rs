@@ -106,8 +106,8 @@ fn narrow_row(isa: Isa, from: &[f32], to: &mut [u16]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: both levels exist only where detection found f16c and avx.
-        Level::Avx2 | Level::Avx512Vnni => unsafe { narrow_f16c(from, to) },
+        // SAFETY: these levels exist only where detection found f16c and avx.
+        Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => unsafe { narrow_f16c(from, to) },
     }
 }
 

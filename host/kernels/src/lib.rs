@@ -5,8 +5,9 @@
 //! x86, uses its VNNI tiles only where a row is a multiple of 256 wide, and has no attention over a paged KV cache,
 //! so sequences of different lengths cannot share a step.
 //!
-//! - [`tiles`] repacks Q4_0, Q4_1 and Q8_0 weights once into tiles that a vector register reads straight;
-//!   [`matmul`] multiplies rows of int8 [`activations`] with them. [`candle_op`] offers the same as a candle op.
+//! - [`tiles`] repacks quantized weights (Q4_0 to Q8_0, Q4_K to Q6_K) once into tiles that a vector register reads
+//!   straight; [`matmul`] multiplies rows of int8 [`activations`] with them. [`candle_op`] offers the same as a candle
+//!   op.
 //! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
 //! - [`elementwise`] holds the norms, rotations and activations between the products.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
@@ -31,5 +32,8 @@ pub mod isa;
 pub mod kv;
 pub mod linear;
 pub mod matmul;
+mod simd;
+#[cfg(test)]
+mod testing;
 pub mod threads;
 pub mod tiles;

@@ -118,7 +118,7 @@ impl Isa {
         match self.0 {
             Level::Scalar => 4,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => 3,
+            Level::Avx2 | Level::AvxVnni => 3,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => 12,
         }
@@ -132,7 +132,7 @@ impl Isa {
             // SAFETY: an `Isa` of this level exists only where detection found its features; the assertion above is what
             // the kernels' pointers rely on.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe {
+            Level::Avx2 | Level::AvxVnni => unsafe {
                 match rows {
                     1 => x86::tile_avx2::<1>(x, stride, weights, initial, out),
                     2 => x86::tile_avx2::<2>(x, stride, weights, initial, out),

@@ -4,15 +4,14 @@
 //! rows share a call, so a row's result is the same alone and in any batch. Weights that read the same activations
 //! (query, key and value; gate and up) go into one call, which is one parallel region.
 
+mod kernel;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod vnni;
+mod x86;
 
-use crate::activations::QuantizedRows;
+use crate::activations::{BLOCK, QuantizedRows};
 use crate::isa::{Isa, Level};
 use crate::threads::{Scatter, ThreadPool};
-use crate::tiles::{Format, TILE_COLUMNS, TILE_ROWS, TiledMatrix, quant};
+use crate::tiles::{Run, TILE_ROWS, TiledMatrix};
 
 /// Rows of activations that one pass over a tile serves at most.
 const MAX_ROWS: usize = 12;
@@ -63,20 +62,19 @@ fn row_tile(isa: Isa, weight: &TiledMatrix, tile: usize, x: &QuantizedRows, out:
     let valid = (weight.rows() - column).min(TILE_ROWS);
     let mut row = 0;
     while row < x.rows() {
-        let taken = match x.rows() - row {
-            12.. => 12,
-            8.. => 8,
-            4.. => 4,
-            2.. => 2,
-            _ => 1,
-        };
+        let taken = MAX_ROWS.min(x.rows() - row);
         let sums = &mut sums[..taken];
         match isa.0 {
             Level::Scalar => scalar(weight, tile, x, row, sums),
+            // SAFETY: here and below, an `Isa` of this level exists only where detection found its features.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => avx2::tile(weight, tile, x, row, sums),
+            Level::Avx2 => unsafe { x86::avx2::tile(weight, tile, x, row, sums) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => vnni::tile(weight, tile, x, row, sums),
+            Level::AvxVnni => unsafe { x86::avx_vnni::tile(weight, tile, x, row, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => unsafe { x86::avx512_vnni::tile(weight, tile, x, row, sums) },
         }
         for (i, sums) in sums.iter().enumerate() {
             let start = (row + i) * weight.rows() + column;
@@ -90,27 +88,26 @@ fn row_tile(isa: Isa, weight: &TiledMatrix, tile: usize, x: &QuantizedRows, out:
 
 /// The definition that the vector kernels are tested against.
 fn scalar(weight: &TiledMatrix, tile: usize, x: &QuantizedRows, first: usize, sums: &mut [[f32; TILE_ROWS]]) {
-    let format = weight.format();
-    let (lines, scales) = weight.tile(tile);
-    let blocks = x.blocks();
-    for (i, sums) in sums.iter_mut().enumerate() {
+    let offset = weight.format().offset();
+    for sums in sums.iter_mut() {
         *sums = [0.0; TILE_ROWS];
-        for b in 0..blocks {
-            let lines = &lines[b * format.tile_lines()..][..format.tile_lines()];
-            let scales = &scales[b * format.tile_scales()..][..format.tile_scales()];
-            let at = (first + i) * blocks + b;
-            let quants = &x.quants[at * TILE_COLUMNS..][..TILE_COLUMNS];
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let products =
-                    quants.iter().enumerate().map(|(c, q)| i32::from(*q) * i32::from(quant(format, lines, r, c)));
-                let dot = products.sum::<i32>() as f32 * x.scales[at];
-                let d = half::f16::from_bits(scales[r]).to_f32();
-                *sum += match format {
-                    Format::Q4_0 => (dot - 8.0 * x.sums[at]) * d,
-                    Format::Q4_1 => dot * d + half::f16::from_bits(scales[TILE_ROWS + r]).to_f32() * x.sums[at],
-                    Format::Q8_0 => (dot - 128.0 * x.sums[at]) * d,
-                };
+    }
+    let rows = tile * TILE_ROWS..weight.rows().min((tile + 1) * TILE_ROWS);
+    for (r, row) in rows.enumerate() {
+        let mut column = 0;
+        for Run { quants, columns, scale, minimum } in weight.runs(row) {
+            let quants = &quants[..columns];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let start = (first + i) * x.columns() + column;
+                let (x_scale, x_sum) = (x.scales[start / BLOCK], x.sums[start / BLOCK]);
+                let x = &x.quants[start..start + columns];
+                let products = x.iter().zip(quants).map(|(x, q)| i32::from(*x) * (i32::from(*q) - offset));
+                sums[r] += products.sum::<i32>() as f32 * x_scale * scale;
+                if minimum != 0.0 {
+                    sums[r] += minimum * x_sum;
+                }
             }
+            column += columns;
         }
     }
 }
@@ -119,21 +116,12 @@ fn scalar(weight: &TiledMatrix, tile: usize, x: &QuantizedRows, first: usize, su
 mod tests {
     use std::num::NonZeroUsize;
 
-    use candle_core::quantized::{GgmlDType, QTensor};
-    use candle_core::{Device, Tensor};
+    use candle_core::quantized::GgmlDType;
     use proptest::prelude::*;
 
     use super::*;
-
-    const FORMATS: [(GgmlDType, Format); 3] =
-        [(GgmlDType::Q4_0, Format::Q4_0), (GgmlDType::Q4_1, Format::Q4_1), (GgmlDType::Q8_0, Format::Q8_0)];
-
-    fn weight(dtype: GgmlDType, format: Format, rows: usize, columns: usize) -> (TiledMatrix, Vec<Vec<f32>>) {
-        let x = Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu).unwrap();
-        let q = QTensor::quantize(&x, dtype).unwrap();
-        let tiled = TiledMatrix::repack(format, rows, columns, &q.data().unwrap()).unwrap();
-        (tiled, q.dequantize(&Device::Cpu).unwrap().to_vec2().unwrap())
-    }
+    use crate::testing::{FORMATS, weight};
+    use crate::tiles::Format;
 
     fn pool(threads: usize) -> ThreadPool {
         ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap()
@@ -148,16 +136,16 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
         fn twins_agree(
-            m in 1usize..30, n in 1usize..70, blocks in 1usize..8, threads in 1usize..4, kind in 0usize..3, seed in any::<u64>(),
+            m in 1usize..30, n in 1usize..70, blocks in 1usize..5, threads in 1usize..4, kind in 0usize..8, seed in any::<u64>(),
         ) {
             use rand::{Rng, SeedableRng};
             let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
             let (dtype, format) = FORMATS[kind];
-            let columns = blocks * 32;
+            let columns = blocks * format.block_columns();
             let (weight, exact) = weight(dtype, format, n, columns);
             let pool = pool(threads);
             let x: Vec<f32> = (0..m * columns).map(|_| rng.random_range(-3.0..3.0)).collect();
@@ -182,17 +170,21 @@ mod tests {
 
     #[test]
     fn extreme_quants_do_not_saturate() {
-        // Every weight -128 and every activation ±127: the largest sums that 16-bit intermediates could meet.
-        let mut raw = Vec::new();
-        for _ in 0..16 {
-            raw.extend(half::f16::from_f32(1.0).to_bits().to_le_bytes());
-            raw.extend([0x80u8; 32]);
-        }
-        let weight = TiledMatrix::repack(Format::Q8_0, 16, 32, &raw).unwrap();
-        for x in [127.0f32, -127.0] {
-            for isa in Isa::available() {
-                let out = run(isa, &pool(1), &[x; 32], &weight);
-                assert!(out.iter().all(|o| *o == -128.0 * 32.0 * x), "{} {x}: {out:?}", isa.name());
+        // Every weight at an end of its range and every activation ±127: the largest sums that 16-bit intermediates meet.
+        let one = half::f16::from_f32(1.0).to_bits().to_le_bytes();
+        let q8: Vec<u8> = (0..16).flat_map(|_| one.into_iter().chain([0x80; 32])).collect();
+        let q5: Vec<u8> = (0..16).flat_map(|_| one.into_iter().chain([0; 2]).chain([0xff; 20])).collect();
+        let q6: Vec<u8> = (0..16).flat_map(|_| [0xff; 192].into_iter().chain([127; 16]).chain(one)).collect();
+        for (format, raw, columns, value) in
+            [(Format::Q8_0, q8, 32, -128.0), (Format::Q5_1, q5, 32, 31.0), (Format::Q6K, q6, 256, 31.0 * 127.0)]
+        {
+            let weight = TiledMatrix::repack(format, 16, columns, &raw).unwrap();
+            for x in [127.0f32, -127.0] {
+                for isa in Isa::available() {
+                    let out = run(isa, &pool(1), &vec![x; columns], &weight);
+                    let expected = value * columns as f32 * x;
+                    assert!(out.iter().all(|o| *o == expected), "{format:?} {} {x}: {out:?}", isa.name());
+                }
             }
         }
     }
@@ -215,11 +207,14 @@ mod tests {
 
     #[test]
     fn a_fault_in_the_activations_shows_in_the_product() {
-        let (weight, _) = weight(GgmlDType::Q4_1, Format::Q4_1, 16, 64);
-        let mut x = vec![1.0; 64];
-        x[40] = f32::NAN;
-        for isa in Isa::available() {
-            assert!(run(isa, &pool(1), &x, &weight).iter().all(|v| v.is_nan()), "{}", isa.name());
+        for (dtype, format) in FORMATS {
+            let (weight, _) = weight(dtype, format, 16, 256);
+            let mut x = vec![1.0; 256];
+            x[40] = f32::NAN;
+            for isa in Isa::available() {
+                let out = run(isa, &pool(1), &x, &weight);
+                assert!(out.iter().all(|v| v.is_nan()), "{format:?} {}", isa.name());
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! One weight matrix of a decoder, in the form that multiplies fastest here.
 //!
-//! Q4_0, Q4_1 and Q8_0 are repacked into this project's tiles. Every other type goes through candle: its `QTensor`
-//! reads the blocks and its `QMatMul` multiplies, K-quants with candle's own kernels and threads, float types as
-//! float32 matrices. The two may be mixed in one model, as published K-quant files do.
+//! Q4_0 to Q8_0 and Q4_K to Q6_K are repacked into this project's tiles. Every other type goes through candle: its
+//! `QTensor` reads the blocks and its `QMatMul` multiplies, with its own threads; float types as float32 matrices. The
+//! two may be mixed in one model.
 
 use std::sync::Arc;
 
