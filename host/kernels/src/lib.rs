@@ -8,6 +8,7 @@
 //! - [`tiles`] repacks quantized weights (Q4_0 to Q8_0, Q4_K to Q6_K) once into tiles that a vector register reads
 //!   straight; [`matmul`] multiplies rows of int8 [`activations`] with them. [`candle_op`] offers the same as a candle
 //!   op.
+//! - [`floats`] keeps weights of float types as they are and multiplies them with float activations.
 //! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
 //! - [`elementwise`] holds the norms, rotations and activations between the products.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
@@ -28,6 +29,7 @@ pub mod attention;
 pub mod candle_op;
 pub mod elementwise;
 pub mod encoder;
+pub mod floats;
 pub mod isa;
 pub mod kv;
 pub mod linear;

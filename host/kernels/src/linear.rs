@@ -1,18 +1,16 @@
 //! Products with a fixed matrix, `y = x Wᵀ + b`, in float32.
 //!
 //! A general matrix product repacks its right factor on every call; for a few short texts that costs as much as the
-//! product. Here the factor is packed once: panels of [`NR`] outputs, input by input, so that the inner loop loads a
+//! product. Here the factor is packed once: panels of 32 outputs, input by input, so that the inner loop loads a
 //! panel's row and multiplies it with one broadcast input per text row. The same packing serves attention, whose keys
 //! and values are the fixed matrix of one head for a moment.
 //!
-//! Each kernel has the scalar `tile_portable` as its twin.
+//! The kernels are those of [`crate::floats`], which have their scalar twin there.
 
-use crate::isa::{Isa, Level};
+use crate::floats::kernel::{F32, MAX_ROWS, PANEL_ROWS as NR, product};
+use crate::isa::Isa;
 
-/// Outputs per panel: two AVX-512 registers, four AVX2 registers.
-const NR: usize = 32;
-
-/// `W`, packed: panel after panel, in each panel input after input, [`NR`] outputs each, zero beyond the last output.
+/// `W`, packed: panel after panel, in each panel input after input, 32 outputs each, zero beyond the last output.
 #[derive(Debug, Default, Clone)]
 pub struct Packed {
     data: Vec<f32>,
@@ -86,7 +84,7 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
     assert!((x.count - 1) * x.stride + inputs <= x.data.len(), "x is shorter than its rows");
     assert!((x.count - 1) * y_stride + outputs <= y.len(), "y is shorter than its rows");
     assert!(bias.is_empty() || bias.len() == outputs, "bias and weight differ");
-    let mut tile_out = [0.0_f32; MAX_ROWS * NR];
+    let mut tile_out = [[0.0_f32; NR]; MAX_ROWS];
     for panel in 0..outputs.div_ceil(NR) {
         let weights = &weight.data[panel * inputs * NR..(panel + 1) * inputs * NR];
         let first = panel * NR;
@@ -97,9 +95,10 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
         }
         let mut row = 0;
         while row < x.count {
-            let rows = isa.rows().min(x.count - row);
-            isa.tile(&x.data[row * x.stride..], x.stride, rows, weights, &initial, &mut tile_out);
-            for (index, values) in tile_out.chunks_exact(NR).take(rows).enumerate() {
+            let rows = MAX_ROWS.min(x.count - row);
+            let tile_out = &mut tile_out[..rows];
+            product::<F32>(isa, as_bytes(weights), &x.data[row * x.stride..], x.stride, &initial, tile_out);
+            for (index, values) in tile_out.iter().enumerate() {
                 let start = (row + index) * y_stride + first;
                 y[start..start + width].copy_from_slice(&values[..width]);
             }
@@ -108,153 +107,10 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
     }
 }
 
-/// The most rows any kernel takes at once.
-const MAX_ROWS: usize = 12;
-
-/// The kernels of each instruction set.
-impl Isa {
-    /// Rows of `x` per tile: as many as leave room for the weights among the registers.
-    fn rows(self) -> usize {
-        match self.0 {
-            Level::Scalar => 4,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::AvxVnni => 3,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => 12,
-        }
-    }
-
-    fn tile(self, x: &[f32], stride: usize, rows: usize, weights: &[f32], initial: &[f32; NR], out: &mut Tile) {
-        let inputs = weights.len() / NR;
-        assert!(rows >= 1 && rows <= self.rows() && (rows - 1) * stride + inputs <= x.len());
-        match self.0 {
-            Level::Scalar => tile_portable(x, stride, rows, weights, initial, out),
-            // SAFETY: an `Isa` of this level exists only where detection found its features; the assertion above is what
-            // the kernels' pointers rely on.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::AvxVnni => unsafe {
-                match rows {
-                    1 => x86::tile_avx2::<1>(x, stride, weights, initial, out),
-                    2 => x86::tile_avx2::<2>(x, stride, weights, initial, out),
-                    _ => x86::tile_avx2::<3>(x, stride, weights, initial, out),
-                }
-            },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => unsafe {
-                match rows {
-                    1 => x86::tile_avx512::<1>(x, stride, weights, initial, out),
-                    2 => x86::tile_avx512::<2>(x, stride, weights, initial, out),
-                    3 => x86::tile_avx512::<3>(x, stride, weights, initial, out),
-                    4 => x86::tile_avx512::<4>(x, stride, weights, initial, out),
-                    5 => x86::tile_avx512::<5>(x, stride, weights, initial, out),
-                    6 => x86::tile_avx512::<6>(x, stride, weights, initial, out),
-                    7 => x86::tile_avx512::<7>(x, stride, weights, initial, out),
-                    8 => x86::tile_avx512::<8>(x, stride, weights, initial, out),
-                    9 => x86::tile_avx512::<9>(x, stride, weights, initial, out),
-                    10 => x86::tile_avx512::<10>(x, stride, weights, initial, out),
-                    11 => x86::tile_avx512::<11>(x, stride, weights, initial, out),
-                    _ => x86::tile_avx512::<12>(x, stride, weights, initial, out),
-                }
-            },
-        }
-    }
-}
-
-type Tile = [f32; MAX_ROWS * NR];
-
-fn tile_portable(x: &[f32], stride: usize, rows: usize, weights: &[f32], initial: &[f32; NR], out: &mut Tile) {
-    for (row, sums) in out.chunks_exact_mut(NR).take(rows).enumerate() {
-        sums.copy_from_slice(initial);
-        for (value, panel) in x[row * stride..].iter().zip(weights.chunks_exact(NR)) {
-            for (sum, weight) in sums.iter_mut().zip(panel) {
-                *sum += value * weight;
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_set1_ps, _mm512_storeu_ps,
-    };
-
-    use super::{NR, Tile};
-
-    /// # Safety
-    /// The processor has AVX-512F, `R` is at most 12 and `x` reaches `(R - 1) * stride + weights.len() / NR` values.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn tile_avx512<const R: usize>(
-        x: &[f32],
-        stride: usize,
-        weights: &[f32],
-        initial: &[f32; NR],
-        out: &mut Tile,
-    ) {
-        let (x, inputs) = (x.as_ptr(), weights.len() / NR);
-        // SAFETY: every pointer below stays in its slice: rows of `x` by the caller's promise, `weights` because
-        // `inputs` counts its panel rows, `initial` and `out` by their types and `R <= 12`.
-        unsafe {
-            let mut sums = [[_mm512_loadu_ps(initial.as_ptr()), _mm512_loadu_ps(initial.as_ptr().add(16))]; R];
-            let mut panel = weights.as_ptr();
-            for input in 0..inputs {
-                let low = _mm512_loadu_ps(panel);
-                let high = _mm512_loadu_ps(panel.add(16));
-                panel = panel.add(NR);
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let value = _mm512_set1_ps(*x.add(row * stride + input));
-                    sum[0] = _mm512_fmadd_ps(value, low, sum[0]);
-                    sum[1] = _mm512_fmadd_ps(value, high, sum[1]);
-                }
-            }
-            for (row, sum) in sums.iter().enumerate() {
-                _mm512_storeu_ps(out.as_mut_ptr().add(row * NR), sum[0]);
-                _mm512_storeu_ps(out.as_mut_ptr().add(row * NR + 16), sum[1]);
-            }
-        }
-    }
-
-    /// # Safety
-    /// The processor has AVX2 and FMA, `R` is at most 12 and `x` reaches `(R - 1) * stride + weights.len() / NR` values.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile_avx2<const R: usize>(
-        x: &[f32],
-        stride: usize,
-        weights: &[f32],
-        initial: &[f32; NR],
-        out: &mut Tile,
-    ) {
-        let (x, inputs) = (x.as_ptr(), weights.len() / NR);
-        // SAFETY: as in `tile_avx512`.
-        unsafe {
-            let start = initial.as_ptr();
-            let row = [0, 8, 16, 24].map(|offset| _mm256_loadu_ps(start.add(offset)));
-            let mut sums = [row; R];
-            let mut panel = weights.as_ptr();
-            for input in 0..inputs {
-                let columns = [
-                    _mm256_loadu_ps(panel),
-                    _mm256_loadu_ps(panel.add(8)),
-                    _mm256_loadu_ps(panel.add(16)),
-                    _mm256_loadu_ps(panel.add(24)),
-                ];
-                panel = panel.add(NR);
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let value = _mm256_set1_ps(*x.add(row * stride + input));
-                    for (sum, column) in sum.iter_mut().zip(columns) {
-                        *sum = _mm256_fmadd_ps(value, column, *sum);
-                    }
-                }
-            }
-            for (row, sum) in sums.iter().enumerate() {
-                for (index, value) in sum.iter().enumerate() {
-                    _mm256_storeu_ps(out.as_mut_ptr().add(row * NR + 8 * index), *value);
-                }
-            }
-        }
-    }
+/// Floats as their bytes, in the order of the machine, which is little-endian wherever this runs.
+fn as_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: any float is four bytes, and bytes have no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
 }
 
 #[cfg(test)]
@@ -295,11 +151,12 @@ mod tests {
         let (x, weights) = (numbers(12 * stride, 4), numbers(inputs * NR, 5));
         let initial: [f32; NR] = std::array::from_fn(|index| index as f32 / 8.0);
         for isa in Isa::available() {
-            for rows in 1..=isa.rows() {
-                let (mut expected, mut got) = ([0.0; MAX_ROWS * NR], [0.0; MAX_ROWS * NR]);
-                tile_portable(&x, stride, rows, &weights, &initial, &mut expected);
-                isa.tile(&x, stride, rows, &weights, &initial, &mut got);
-                for (got, expected) in got.iter().zip(expected) {
+            for rows in 1..=MAX_ROWS {
+                let (mut expected, mut got) = ([[0.0; NR]; MAX_ROWS], [[0.0; NR]; MAX_ROWS]);
+                let weights = as_bytes(&weights);
+                product::<F32>(Isa::SCALAR, weights, &x, stride, &initial, &mut expected[..rows]);
+                product::<F32>(isa, weights, &x, stride, &initial, &mut got[..rows]);
+                for (got, expected) in got.as_flattened().iter().zip(expected.as_flattened()) {
                     assert!((got - expected).abs() < 1e-5, "{isa:?} {rows}: {got} {expected}");
                 }
             }

@@ -37,6 +37,10 @@ pub(crate) trait Simd {
     unsafe fn signed_bytes(bytes: *const u8) -> Self::Int;
     /// One half precision float to each lane.
     unsafe fn halves(bytes: *const u8) -> Self::Float;
+    /// One 32-bit float to each lane.
+    unsafe fn floats(bytes: *const u8) -> Self::Float;
+    /// One bfloat16, the upper half of a 32-bit float, to each lane.
+    unsafe fn upper_halves(bytes: *const u8) -> Self::Float;
     /// Writes one float of each lane.
     unsafe fn store(values: Self::Float, to: *mut f32);
 

@@ -28,6 +28,11 @@ macro_rules! in_256_bits {
             fn unsigned_bytes(bytes: *const u8) -> __m256i { _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes.cast())) }
             fn signed_bytes(bytes: *const u8) -> __m256i { _mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes.cast())) }
             fn halves(bytes: *const u8) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(bytes.cast())) }
+            fn floats(bytes: *const u8) -> __m256 { _mm256_loadu_ps(bytes.cast()) }
+            fn upper_halves(bytes: *const u8) -> __m256 {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
             fn store(values: __m256, to: *mut f32) { _mm256_storeu_ps(to, values) }
             fn low(x: __m256i) -> __m256i { _mm256_and_si256(x, _mm256_set1_epi8(15)) }
             fn high(x: __m256i) -> __m256i { _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)) }
@@ -92,6 +97,11 @@ impl Simd for Avx512Vnni {
         fn unsigned_bytes(bytes: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.cast())) }
         fn signed_bytes(bytes: *const u8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.cast())) }
         fn halves(bytes: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(bytes.cast())) }
+        fn floats(bytes: *const u8) -> __m512 { _mm512_loadu_ps(bytes.cast()) }
+        fn upper_halves(bytes: *const u8) -> __m512 {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
         fn store(values: __m512, to: *mut f32) { _mm512_storeu_ps(to, values) }
         fn low(x: __m512i) -> __m512i { _mm512_and_si512(x, _mm512_set1_epi8(15)) }
         fn high(x: __m512i) -> __m512i { _mm512_and_si512(_mm512_srli_epi16::<4>(x), _mm512_set1_epi8(15)) }
