@@ -4,6 +4,7 @@
 //! a request and these types, so that the candle models, the scripted `mock` and later a remote server answer alike.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -74,6 +75,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Upper bound on generated tokens.
     pub max_tokens: usize,
+    /// When the answer is of no use any more: it then fails with 3007, waiting or running.
+    pub deadline: Option<Instant>,
 }
 
 /// What an answer must look like, whatever the model would rather say. An answer that ends by itself follows it.

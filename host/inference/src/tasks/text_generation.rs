@@ -59,6 +59,7 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
         format,
         stop: inputs.stop()?,
         max_tokens: inputs.max_tokens()?,
+        deadline: None,
     };
     if reader.is_some() && matches!(generation.prompt, Prompt::Raw(_)) {
         return Err(invalid("/raw", "does not go together with '/tools'"));

@@ -1,33 +1,151 @@
-//! Who owns which block of the KV cache.
+//! Who holds which block of the KV cache, and which blocks can be used again.
 //!
-//! A sequence reserves, before any work is done for it, as many blocks as its prompt and its longest answer can need,
-//! and takes them one by one as it grows. So a sequence that was admitted never waits for memory and never has to give
-//! any back: there is nothing to preempt and no way to deadlock. Dropping a sequence's [`BlockTable`] frees its blocks.
+//! A full block of 32 tokens is never written again, so it may have many holders. It is known by its tokens and by all
+//! that came before them: the index maps (the block before, these tokens) to a block, where "the block before" is a
+//! number that is never given twice. So equal chains are found by comparing every token of them, one block at a time,
+//! and no equality of hashes is trusted. The first block of a chain follows its [`Root`]: chains of different tenants or
+//! adapters have nothing in common, so that nobody can tell by the time an answer takes what another has sent.
+//!
+//! Blocks without a holder stay in the index until a block is needed; the one that has been unused for longest goes
+//! first. Whoever holds a block holds all before it and lets go of the last one first, so a chain is lost from its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host_kernels::kv::BLOCK_TOKENS;
 
+use crate::Tenant;
+
+/// What a chain of blocks starts from: tokens mean the same keys and values only under the same one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Root {
+    /// On whose behalf the tokens are read.
+    pub tenant: Tenant,
+    /// What else changes keys and values: the number of an adapter, 0 for none.
+    pub salt: u64,
+}
+
+/// What comes before a block.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Before {
+    Root(Root),
+    /// The block that was given this number when it entered the index.
+    Block(u64),
+}
+
+/// What a block in the index holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Link {
+    before: Before,
+    tokens: [u32; BLOCK_TOKENS],
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    holders: u32,
+    /// Its entry in the index and its number there.
+    entry: Option<(Link, u64)>,
+    /// When the last holder let go of it, if it is in the index and has none.
+    idle_since: u64,
+}
+
 #[derive(Debug)]
-struct Free {
-    /// The block freed last is used next: its memory is warm, and untouched blocks cost none.
-    blocks: Vec<u32>,
-    /// Blocks promised to sequences that have not taken them.
-    reserved: usize,
+struct State {
+    blocks: Vec<Block>,
+    /// Blocks with no holder and no entry. The one freed last is used next: its memory is warm, and blocks that were
+    /// never touched cost none.
+    free: Vec<u32>,
+    /// Blocks with an entry and no holder, by when they were let go.
+    idle: BTreeMap<u64, u32>,
+    index: HashMap<Link, u32>,
+    /// Counts entries and releases: the source of numbers that are never given twice.
+    clock: u64,
+}
+
+impl State {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn available(&self) -> usize {
+        self.free.len() + self.idle.len()
+    }
+
+    /// A block for one new holder.
+    fn take(&mut self) -> Option<u32> {
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                let (_, number) = self.idle.pop_first()?;
+                if let Some((link, _)) = self.blocks[number as usize].entry.take() {
+                    self.index.remove(&link);
+                }
+                number
+            }
+        };
+        self.blocks[number as usize].holders = 1;
+        Some(number)
+    }
+
+    /// Another holder for a block of the index. Gives the block's number there.
+    fn join(&mut self, block: u32) -> Option<u64> {
+        let state = &mut self.blocks[block as usize];
+        if state.holders == 0 {
+            self.idle.remove(&state.idle_since);
+        }
+        state.holders += 1;
+        state.entry.as_ref().map(|(_, number)| *number)
+    }
+
+    fn release(&mut self, block: u32) {
+        let now = self.tick();
+        let state = &mut self.blocks[block as usize];
+        state.holders -= 1;
+        if state.holders > 0 {
+            return;
+        }
+        if state.entry.is_some() {
+            state.idle_since = now;
+            self.idle.insert(now, block);
+        } else {
+            self.free.push(block);
+        }
+    }
+
+    /// Takes a block that has one holder out of the index.
+    fn forget(&mut self, block: u32) {
+        let state = &mut self.blocks[block as usize];
+        if state.holders == 1
+            && let Some((link, _)) = state.entry.take()
+        {
+            self.index.remove(&link);
+        }
+    }
 }
 
 /// All blocks of one model's store.
 #[derive(Debug, Clone)]
 pub struct BlockPool {
-    free: Arc<Mutex<Free>>,
+    state: Arc<Mutex<State>>,
     total: usize,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BlockPool {
     /// A pool of blocks numbered from 0.
     pub fn new(blocks: u32) -> Self {
-        let free = Free { blocks: (0..blocks).rev().collect(), reserved: 0 };
-        Self { free: Arc::new(Mutex::new(free)), total: blocks as usize }
+        let state = State {
+            blocks: (0..blocks).map(|_| Block::default()).collect(),
+            free: (0..blocks).rev().collect(),
+            idle: BTreeMap::new(),
+            index: HashMap::new(),
+            clock: 0,
+        };
+        Self { state: Arc::new(Mutex::new(state)), total: blocks as usize }
     }
 
     /// How many blocks there are.
@@ -35,122 +153,145 @@ impl BlockPool {
         self.total
     }
 
-    /// How many blocks could be reserved now.
+    /// How many blocks nobody holds, those included that could be used again as they are.
     pub fn available(&self) -> usize {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.blocks.len() - free.reserved
+        lock(&self.state).available()
     }
 
-    /// Reserves room for a sequence of up to `tokens` tokens; none if the pool has not got it now.
-    pub fn reserve(&self, tokens: usize) -> Option<BlockTable> {
-        let blocks = tokens.div_ceil(BLOCK_TOKENS);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.blocks.len() - free.reserved < blocks {
-            return None;
-        }
-        free.reserved += blocks;
-        Some(BlockTable { free: self.free.clone(), blocks: Vec::new(), reserved: blocks })
+    /// How many of the blocks that nobody holds could be used again as they are.
+    pub fn reusable(&self) -> usize {
+        lock(&self.state).idle.len()
+    }
+
+    /// A table without blocks.
+    pub fn table(&self, root: Root) -> BlockTable {
+        let before = Before::Root(root.clone());
+        BlockTable { state: self.state.clone(), root, blocks: Vec::new(), chained: 0, before }
     }
 }
 
-/// One sequence's blocks, in the order of its positions.
+/// One sequence's blocks, in the order of its positions. Dropping it lets go of them.
 #[derive(Debug)]
 pub struct BlockTable {
-    free: Arc<Mutex<Free>>,
+    state: Arc<Mutex<State>>,
+    root: Root,
     blocks: Vec<u32>,
-    reserved: usize,
+    /// How many blocks, from the first, are in the index. They are full and must not be written.
+    chained: usize,
+    /// What the next block to enter the index comes after.
+    before: Before,
 }
 
 impl BlockTable {
-    /// The blocks taken so far.
+    /// The blocks, of which the first [`Self::shared_tokens`] tokens' must not be written.
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
     }
 
-    /// Takes blocks until `tokens` tokens fit. Returns whether the reservation allowed it.
+    /// Tokens in the blocks that others may hold too.
+    pub fn shared_tokens(&self) -> usize {
+        self.chained * BLOCK_TOKENS
+    }
+
+    /// What the block after the shared ones will be known by, if `tokens` fill it.
+    pub(crate) fn next_link(&self, tokens: &[u32]) -> Option<Link> {
+        let (full, _) = tokens.as_chunks::<BLOCK_TOKENS>();
+        full.get(self.chained).map(|tokens| Link { before: self.before.clone(), tokens: *tokens })
+    }
+
+    /// Takes over the blocks of the longest known chain that goes on with `tokens`, beyond [`Self::shared_tokens`]. The
+    /// last token's block is never among them: somebody has to read that token to know what follows.
+    ///
+    /// Blocks of its own in their places are given back, so nothing may have been computed beyond the shared tokens.
+    pub fn share(&mut self, tokens: &[u32]) {
+        let known = tokens.len().saturating_sub(1);
+        let shared = self.state.clone();
+        let mut state = lock(&shared);
+        while let Some(link) = self.next_link(&tokens[..known])
+            && let Some(block) = state.index.get(&link).copied()
+        {
+            self.adopt(&mut state, block);
+        }
+    }
+
+    /// Holds `block` of the index in the next place, instead of the one that may be there.
+    fn adopt(&mut self, state: &mut State, block: u32) {
+        let Some(number) = state.join(block) else { return };
+        match self.blocks.get_mut(self.chained) {
+            Some(place) => {
+                let own = std::mem::replace(place, block);
+                state.release(own);
+            }
+            None => self.blocks.push(block),
+        }
+        self.chained += 1;
+        self.before = Before::Block(number);
+    }
+
+    /// Enters the blocks that the first `computed` of `tokens` fill into the index. Where another sequence has computed
+    /// the same in the meantime, its block is held from now on and this table's own is given back.
+    pub fn register(&mut self, tokens: &[u32], computed: usize) {
+        if computed < self.shared_tokens() + BLOCK_TOKENS {
+            return;
+        }
+        let shared = self.state.clone();
+        let mut state = lock(&shared);
+        while let Some(link) = self.next_link(&tokens[..computed])
+            && let Some(own) = self.blocks.get(self.chained).copied()
+        {
+            if let Some(known) = state.index.get(&link).copied() {
+                self.adopt(&mut state, known);
+                continue;
+            }
+            let number = state.tick();
+            state.index.insert(link.clone(), own);
+            state.blocks[own as usize].entry = Some((link, number));
+            self.chained += 1;
+            self.before = Before::Block(number);
+        }
+    }
+
+    /// Takes blocks until `tokens` tokens fit. False, and no block, if the pool has not got them.
     #[must_use]
     pub fn grow(&mut self, tokens: usize) -> bool {
         let missing = tokens.div_ceil(BLOCK_TOKENS).saturating_sub(self.blocks.len());
-        if missing > self.reserved {
+        if missing == 0 {
+            return true;
+        }
+        let mut state = lock(&self.state);
+        if state.available() < missing {
             return false;
         }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..missing {
-            let Some(block) = free.blocks.pop() else { return false };
-            free.reserved -= 1;
-            self.reserved -= 1;
-            self.blocks.push(block);
-        }
+        self.blocks.extend((0..missing).map_while(|_| state.take()));
         true
+    }
+
+    /// Lets go of all blocks.
+    pub fn clear(&mut self) {
+        let mut state = lock(&self.state);
+        for block in self.blocks.drain(..).rev() {
+            state.release(block);
+        }
+        self.chained = 0;
+        self.before = Before::Root(self.root.clone());
+    }
+
+    /// Lets go of all blocks, and takes those that only this table holds out of the index: what they hold may be wrong.
+    pub fn discard(&mut self) {
+        let mut state = lock(&self.state);
+        for block in &self.blocks {
+            state.forget(*block);
+        }
+        drop(state);
+        self.clear();
     }
 }
 
 impl Drop for BlockTable {
     fn drop(&mut self) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.reserved -= self.reserved;
-        free.blocks.extend(self.blocks.drain(..).rev());
+        self.clear();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Arrive(usize),
-        Grow(usize, usize),
-        Leave(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (1usize..400).prop_map(Step::Arrive),
-            (any::<usize>(), 1usize..450).prop_map(|(who, tokens)| Step::Grow(who, tokens)),
-            any::<usize>().prop_map(Step::Leave),
-        ]
-    }
-
-    proptest! {
-        /// Whatever comes and goes: no block has two owners, a reservation is always honoured and never exceeded, and
-        /// in the end every block is back.
-        #[test]
-        fn blocks_are_owned_once_and_all_come_back(steps in prop::collection::vec(step(), 0..200), total in 1u32..40) {
-            let pool = BlockPool::new(total);
-            let mut live: Vec<(BlockTable, usize)> = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Arrive(tokens) => {
-                        let promised: usize = live.iter().map(|(_, limit)| limit.div_ceil(BLOCK_TOKENS)).sum();
-                        let fits = promised + tokens.div_ceil(BLOCK_TOKENS) <= total as usize;
-                        let table = pool.reserve(tokens);
-                        prop_assert_eq!(table.is_some(), fits);
-                        live.extend(table.map(|table| (table, tokens)));
-                    }
-                    Step::Grow(who, tokens) if !live.is_empty() => {
-                        let who = who % live.len();
-                        let (table, limit) = &mut live[who];
-                        let within = tokens.div_ceil(BLOCK_TOKENS) <= limit.div_ceil(BLOCK_TOKENS);
-                        prop_assert_eq!(table.grow(tokens), within);
-                        prop_assert!(!within || table.blocks().len() * BLOCK_TOKENS >= tokens);
-                    }
-                    Step::Leave(who) if !live.is_empty() => {
-                        let who = who % live.len();
-                        live.swap_remove(who);
-                    }
-                    Step::Grow(..) | Step::Leave(_) => {}
-                }
-                let owned: Vec<u32> = live.iter().flat_map(|(table, _)| table.blocks()).copied().collect();
-                prop_assert_eq!(owned.iter().collect::<HashSet<_>>().len(), owned.len());
-                prop_assert!(owned.iter().all(|block| *block < total));
-            }
-            drop(live);
-            prop_assert_eq!(pool.available(), total as usize);
-        }
-    }
-}
+mod tests;

@@ -27,3 +27,4 @@ mod tool_prompt;
 pub mod weights;
 
 pub use model::{DEFAULT_CACHE, LoadError, LoadOptions, TextModel, load};
+pub use scheduler::Statistics;

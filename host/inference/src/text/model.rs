@@ -18,7 +18,7 @@ use super::forward::ForwardPass;
 use super::gguf::GgufFile;
 use super::grammar::Grammars;
 use super::kv_blocks::BlockPool;
-use super::scheduler::{Limits, Place, Queue, Worker};
+use super::scheduler::{Limits, Place, Queue, Scheduler, Statistics, run};
 use super::sequence::Job;
 use super::template::{ChatTemplate, TemplateError};
 use super::tokenizer::{TokenizerError, Vocabulary};
@@ -116,6 +116,7 @@ struct Inner {
     queue: Arc<Queue>,
     vocabulary: Arc<Vocabulary>,
     pool: BlockPool,
+    statistics: Arc<Statistics>,
     context: usize,
     bytes: usize,
     call_style: CallStyle,
@@ -186,21 +187,17 @@ impl TextModel {
         let pool = BlockPool::new(u32::try_from(store.blocks()).unwrap_or(u32::MAX));
         let (intake, requests) = mpsc::channel();
         let size = |tokens: usize| NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
-        let worker = Worker {
-            queue: queue.clone(),
-            model,
-            store,
-            pool: pool.clone(),
-            vocabulary: vocabulary.clone(),
-            limits: Limits { sequences: options.sequences, prefill: size(512), mixed: size(128) },
-            running: Vec::new(),
-        };
-        std::thread::Builder::new().name("text-model".into()).spawn(move || worker.run())?;
+        let limits = Limits { sequences: options.sequences, prefill: size(512), mixed: size(128) };
+        let scheduler = Scheduler::new(model, store, pool.clone(), vocabulary.clone(), limits);
+        let statistics = scheduler.statistics();
+        let jobs = queue.clone();
+        std::thread::Builder::new().name("text-model".into()).spawn(move || run(&jobs, scheduler))?;
         let call_style = template.as_ref().map_or(CallStyle::Hermes, ChatTemplate::call_style);
         let inner = Arc::new(Inner {
             queue: queue.clone(),
             vocabulary: vocabulary.clone(),
             pool,
+            statistics,
             context,
             bytes,
             call_style,
@@ -227,6 +224,11 @@ impl TextModel {
     /// Blocks of the cache that no sequence holds, and how many there are.
     pub fn free_blocks(&self) -> (usize, usize) {
         (self.inner.pool.available(), self.inner.pool.total())
+    }
+
+    /// What the scheduler has done so far.
+    pub fn statistics(&self) -> &Statistics {
+        &self.inner.statistics
     }
 
     /// The model's tokenizer.
@@ -286,7 +288,7 @@ impl Prepare {
     }
 
     fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
-        let GenerateRequest { tenant, prompt, tools, sampling, format, stop, max_tokens } = request;
+        let GenerateRequest { tenant, prompt, tools, sampling, format, stop, max_tokens, deadline } = request;
         let (text, rendered) = match prompt {
             Prompt::Raw(text) => (text, false),
             Prompt::Messages(messages) => {
@@ -309,7 +311,8 @@ impl Prepare {
         let property = if tools.is_empty() { "/response_format" } else { "/tools" };
         let grammar = format.map(|format| self.grammars.start(&format, property)).transpose()?;
         let (events, receiver) = unbounded_channel();
-        Ok((Job { tenant, prompt, sampling, stop, grammar, max_tokens, events }, receiver))
+        let job = Job { tenant, salt: 0, prompt, sampling, stop, grammar, max_tokens, deadline, events };
+        Ok((job, receiver))
     }
 
     fn check(&self, prompt: usize, max_tokens: usize) -> Result<(), AiError> {

@@ -1,10 +1,13 @@
-//! One generation in flight: its tokens, its blocks and how far it has come.
+//! One generation: its tokens, its blocks and how far it has come.
 
+use std::time::Instant;
+
+use host_kernels::kv::BLOCK_TOKENS;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::forward::Span;
 use super::grammar::Grammar;
-use super::kv_blocks::BlockTable;
+use super::kv_blocks::{BlockPool, BlockTable, Link, Root};
 use super::sampler::Sampler;
 use super::stop::StopTexts;
 use super::tokenizer::{Detokenizer, Vocabulary};
@@ -14,58 +17,68 @@ use crate::{AiError, Tenant};
 /// A generation whose prompt has been read and found to fit.
 pub(crate) struct Job {
     pub(crate) tenant: Tenant,
+    /// What else than the tokens decides keys and values: the number of an adapter, 0 for none.
+    pub(crate) salt: u64,
     pub(crate) prompt: Vec<u32>,
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) grammar: Option<Grammar>,
     pub(crate) max_tokens: usize,
+    pub(crate) deadline: Option<Instant>,
     /// Where events go. Unbounded, because `max_tokens` bounds them and a slow reader must not hold up the batch.
     pub(crate) events: UnboundedSender<GenerateEvent>,
 }
 
-impl Job {
-    /// Positions that the cache must have room for.
-    pub(crate) fn tokens(&self) -> usize {
-        self.prompt.len().saturating_add(self.max_tokens)
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn cancelled(&self) -> bool {
-        self.events.is_closed()
-    }
-}
-
-/// A job that has its blocks.
+/// A job that waits or runs. What it holds beside its blocks stays when it has to give those back, so it goes on as if
+/// nothing had happened once its tokens have been read again.
 pub(crate) struct Sequence {
+    /// Its place in the order of arrival.
+    number: u64,
+    tenant: Tenant,
     tokens: Vec<u32>,
     prompt: usize,
     /// Tokens whose keys and values are in the cache.
     computed: usize,
+    /// Tokens that were charged to the tenant.
+    charged: usize,
     table: BlockTable,
     sampler: Sampler,
     detokenizer: Detokenizer,
     stop: StopTexts,
     grammar: Option<Grammar>,
     max_tokens: usize,
+    deadline: Option<Instant>,
     events: UnboundedSender<GenerateEvent>,
 }
 
 impl Sequence {
-    /// Starts `job` on the blocks reserved for it.
-    pub(crate) fn new(job: Job, table: BlockTable) -> Self {
-        let Job { prompt, sampling, stop, grammar, max_tokens, events, .. } = job;
+    /// `job` before its first step, with no blocks of `pool` yet.
+    pub(crate) fn new(job: Job, number: u64, pool: &BlockPool) -> Self {
+        let Job { tenant, salt, prompt, sampling, stop, grammar, max_tokens, deadline, events } = job;
         Self {
+            number,
+            table: pool.table(Root { tenant: tenant.clone(), salt }),
+            tenant,
             sampler: Sampler::new(sampling, &prompt),
             prompt: prompt.len(),
             tokens: prompt,
             computed: 0,
-            table,
+            charged: 0,
             detokenizer: Detokenizer::default(),
             stop: StopTexts::new(stop),
             grammar,
             max_tokens,
+            deadline,
             events,
         }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn tenant(&self) -> &Tenant {
+        &self.tenant
     }
 
     /// Tokens that have to be read before the next one can be picked: 1 while it decodes.
@@ -73,12 +86,70 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn cancelled(&self) -> bool {
-        self.events.is_closed()
+    /// Whether it is over at `now` without an answer: nobody waits for it, or its time has passed, which is reported.
+    pub(crate) fn given_up(&self, now: Instant) -> bool {
+        if self.events.is_closed() {
+            return true;
+        }
+        let late = self.deadline.is_some_and(|deadline| deadline <= now);
+        if late {
+            self.fail(AiError::timeout());
+        }
+        late
     }
 
-    /// Takes the blocks for the next `count` tokens. False is a fault of the reservation.
+    /// Takes over what is cached of its tokens and blocks for the others, if that leaves `margin` blocks of `pool`.
+    pub(crate) fn enter(&mut self, pool: &BlockPool, margin: usize) -> bool {
+        self.table.share(&self.tokens);
+        if self.table.grow(self.tokens.len()) && pool.available() >= margin {
+            self.computed = self.table.shared_tokens();
+            return true;
+        }
+        self.table.clear();
+        false
+    }
+
+    /// Gives all blocks back. Its tokens have to be read again.
+    pub(crate) fn leave(&mut self) {
+        self.table.clear();
+        self.computed = 0;
+    }
+
+    /// Takes over what others have computed of its next tokens in the meantime. Gives how many tokens that were.
+    pub(crate) fn catch_up(&mut self) -> usize {
+        if !self.could_take_over() {
+            return 0;
+        }
+        self.table.share(&self.tokens);
+        let more = self.table.shared_tokens() - self.computed;
+        self.computed += more;
+        more
+    }
+
+    /// Whether it stands at the beginning of a block that it could take over from another.
+    pub(crate) fn could_take_over(&self) -> bool {
+        self.computed == self.table.shared_tokens() && self.pending() > BLOCK_TOKENS
+    }
+
+    /// What the block that it is reading will be known by.
+    pub(crate) fn block_in_progress(&self) -> Option<Link> {
+        self.table.next_link(&self.tokens)
+    }
+
+    /// The tokens that its tenant has not paid for, which count as paid from now on. What is read a second time, or
+    /// taken over from the cache, costs nothing.
+    pub(crate) fn charge(&mut self) -> usize {
+        let paid = self.charged.max(self.computed.min(self.prompt));
+        self.charged = self.tokens.len();
+        self.tokens.len().saturating_sub(paid)
+    }
+
+    /// Tokens that were taken over from the cache, before anything was computed.
+    pub(crate) fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Takes the blocks for the next `count` tokens. False if there are not enough.
     pub(crate) fn make_room(&mut self, count: usize) -> bool {
         self.table.grow(self.computed + count)
     }
@@ -97,6 +168,7 @@ impl Sequence {
     /// Notes that `count` tokens were read.
     pub(crate) fn read(&mut self, count: usize) {
         self.computed += count;
+        self.table.register(&self.tokens, self.computed);
     }
 
     /// Picks the next token and reports its text. Returns whether the generation goes on.
@@ -104,7 +176,7 @@ impl Sequence {
         let (token, forced) = match self.pick(logits, vocabulary) {
             Ok(picked) => picked,
             Err(error) => {
-                self.fail(error);
+                self.fault(error);
                 return false;
             }
         };
@@ -152,6 +224,13 @@ impl Sequence {
             return false;
         }
         true
+    }
+
+    /// Reports a failure of the model. The sequence has ended then, and nobody else is given its keys and values: they
+    /// may be what is wrong.
+    pub(crate) fn fault(&mut self, error: AiError) {
+        self.table.discard();
+        self.fail(error);
     }
 
     /// Reports a failure. The sequence has ended then.

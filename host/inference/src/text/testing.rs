@@ -273,5 +273,6 @@ pub(crate) fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         format: None,
         stop: Vec::new(),
         max_tokens,
+        deadline: None,
     }
 }

@@ -70,6 +70,7 @@ fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
         format: None,
         stop: Vec::new(),
         max_tokens,
+        deadline: None,
     }
 }
 

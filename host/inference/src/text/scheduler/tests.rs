@@ -120,7 +120,7 @@ fn a_dropped_stream_ends_its_generation_and_frees_its_blocks() {
     let stream = start(&scripted.model, request("!", 90));
     gate.send(()).unwrap();
     until("two steps", || scripted.steps.load(Ordering::SeqCst) == 2);
-    assert_eq!(scripted.model.free_blocks(), (5, 8));
+    assert_eq!(scripted.model.free_blocks(), (7, 8));
     drop(stream);
     gate.send(()).unwrap();
     until("the blocks' return", || scripted.model.free_blocks() == (8, 8));
