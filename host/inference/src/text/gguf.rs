@@ -420,12 +420,7 @@ impl<'a> View<'a> {
     pub fn float(&self, key: &str) -> Result<Option<f32>, GgufError> {
         let Some(entry) = self.entry(key) else { return Ok(None) };
         let bytes = &self.bytes[entry.bytes.clone()];
-        let value = match entry.kind {
-            Kind::F32 => bytes.first_chunk().map(|b| f32::from_le_bytes(*b)),
-            Kind::F64 => bytes.first_chunk().map(|b| f64::from_le_bytes(*b) as f32),
-            kind => integer(kind, bytes).map(|n| n as f32),
-        };
-        match value {
+        match real(entry.kind, bytes) {
             Some(value) if value.is_finite() => Ok(Some(value)),
             _ => Err(Self::wrong(key, entry, "a finite number")),
         }
@@ -497,6 +492,29 @@ impl<'a> View<'a> {
         Ok(Some(numbers))
     }
 
+    /// An array of finite numbers.
+    ///
+    /// # Errors
+    /// When the value is of another kind, or one of them is not finite.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>, GgufError> {
+        let Some(entry) = self.entry(key) else { return Ok(None) };
+        let wrong = || Self::wrong(key, entry, "an array of finite numbers");
+        let Some((kind, count)) = entry.elements else { return Err(wrong()) };
+        let Some(size) = kind.size().and_then(|size| usize::try_from(size).ok()) else { return Err(wrong()) };
+        let mut numbers = Vec::with_capacity(count);
+        for (at, bytes) in self.bytes[entry.bytes.clone()].chunks_exact(size).enumerate() {
+            let number = real(kind, bytes).ok_or_else(wrong)?;
+            if !number.is_finite() {
+                return Err(GgufError::invalid(
+                    format!("metadata {}", quoted(key)),
+                    format!("number {at} is {number}"),
+                ));
+            }
+            numbers.push(number);
+        }
+        Ok(Some(numbers))
+    }
+
     /// A tensor and its bytes, if the file has it.
     pub fn tensor(&self, name: &str) -> Option<(&'a TensorInfo, &'a [u8])> {
         let info = self.header.tensors.get(name)?;
@@ -511,6 +529,14 @@ impl<'a> View<'a> {
     /// The keys of all metadata.
     pub fn keys(&self) -> Vec<&'a str> {
         self.header.entries.keys().map(String::as_str).collect()
+    }
+}
+
+fn real(kind: Kind, bytes: &[u8]) -> Option<f32> {
+    match kind {
+        Kind::F32 => bytes.first_chunk().map(|b| f32::from_le_bytes(*b)),
+        Kind::F64 => bytes.first_chunk().map(|b| f64::from_le_bytes(*b) as f32),
+        kind => integer(kind, bytes).map(|n| n as f32),
     }
 }
 

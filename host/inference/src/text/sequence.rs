@@ -53,7 +53,7 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// `job` before its first step, with no blocks of `pool` yet.
-    pub(crate) fn new(job: Job, number: u64, pool: &BlockPool) -> Self {
+    pub(crate) fn new(job: Job, number: u64, pool: &BlockPool, detokenizer: Detokenizer) -> Self {
         let Job { tenant, salt, prompt, sampling, stop, grammar, max_tokens, deadline, events } = job;
         Self {
             number,
@@ -64,7 +64,7 @@ impl Sequence {
             tokens: prompt,
             computed: 0,
             charged: 0,
-            detokenizer: Detokenizer::default(),
+            detokenizer,
             stop: StopTexts::new(stop),
             grammar,
             max_tokens,

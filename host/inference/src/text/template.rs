@@ -6,6 +6,7 @@
 //! minijinja-contrib, whitespace control is set as the `transformers` library sets it, and the functions that it
 //! offers, `raise_exception` and `strftime_now`, exist here too.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
@@ -15,9 +16,12 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use super::gguf::{GgufError, View};
 use super::tool_prompt;
 use crate::backend::{CallStyle, Message, Tool};
+use crate::store::read_text;
 
 /// Bytes of a template. The longest published ones, with tools, are some 20 KiB.
 const MAX_TEMPLATE: usize = 1 << 18;
+/// Bytes of a file that holds a template among other things.
+const MAX_CONFIG: u64 = 4 << 20;
 /// Fuel for the template itself: instructions, or 64 bytes of text each.
 const FUEL: u64 = 500_000;
 /// How many times the messages' own bytes may be copied.
@@ -30,6 +34,9 @@ pub enum TemplateError {
     /// The metadata is not right.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// A file that cannot be read.
+    #[error("{0}")]
+    File(String),
     /// Longer than a template needs to be.
     #[error("the chat template has {0} bytes; at most {MAX_TEMPLATE} are accepted")]
     TooLong(usize),
@@ -42,6 +49,25 @@ pub enum TemplateError {
     /// The template cannot handle these messages.
     #[error("the model's chat template fails on these messages: {0}")]
     Failed(String),
+}
+
+/// What of a configuration is read here.
+#[derive(serde::Deserialize)]
+struct TemplateConfig {
+    chat_template: Option<Templates>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(serde::Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
 }
 
 /// A compiled chat template.
@@ -63,6 +89,41 @@ impl ChatTemplate {
     /// When there is a template and it cannot be compiled.
     pub fn from_gguf(file: View<'_>, bos: &str, eos: &str) -> Result<Option<Self>, TemplateError> {
         file.text("tokenizer.chat_template")?.map(|source| Self::new(source, bos, eos)).transpose()
+    }
+
+    /// The chat template of a checkpoint whose files, as they are published, lie in `directory`: `chat_template.jinja`,
+    /// `chat_template.json` or the one in `tokenizer_config.json`, the first that there is. Of several in one file, the one
+    /// named `default`.
+    ///
+    /// # Errors
+    /// When there is a template and it cannot be read or compiled.
+    pub fn from_hugging_face(directory: &Path, bos: &str, eos: &str) -> Result<Option<Self>, TemplateError> {
+        let file = |name: &str, limit: u64| {
+            let path = directory.join(name);
+            match path.try_exists() {
+                Ok(false) => Ok(None),
+                _ => read_text(&path, limit).map(Some).map_err(|error| TemplateError::File(error.to_string())),
+            }
+        };
+        if let Some(source) = file("chat_template.jinja", MAX_TEMPLATE as u64)? {
+            let source = String::from_utf8(source).map_err(|_| TemplateError::Syntax("it is not UTF-8".into()))?;
+            return Self::new(&source, bos, eos).map(Some);
+        }
+        for name in ["chat_template.json", "tokenizer_config.json"] {
+            let Some(bytes) = file(name, MAX_CONFIG)? else { continue };
+            let config: TemplateConfig = serde_json::from_slice(&bytes)
+                .map_err(|error| TemplateError::File(format!("{}: {error}", directory.join(name).display())))?;
+            let source = match config.chat_template {
+                None => continue,
+                Some(Templates::One(source)) => source,
+                Some(Templates::Named(named)) => {
+                    let default = named.into_iter().find(|named| named.name == "default");
+                    default.ok_or_else(|| TemplateError::File("no chat template is named \"default\"".into()))?.template
+                }
+            };
+            return Self::new(&source, bos, eos).map(Some);
+        }
+        Ok(None)
     }
 
     /// Compiles `source`.

@@ -1,32 +1,38 @@
-//! Text to tokens and back, built from a GGUF file's metadata.
+//! Text to tokens and back, from a GGUF file's metadata or from the tokenizer files beside a checkpoint.
 //!
-//! The `tokenizers` crate does the work; what is ours is the choice of its parts. A GGUF names its splitting rule in
-//! `tokenizer.ggml.pre`, and a wrong rule still gives plausible tokens and a model that is quietly worse, so a rule
-//! that is not known here is refused. candle's own conversion gives `smollm` GPT-2's rule, which is why it is not used.
+//! Both kinds of file are read into the same parts: the control and added tokens are found first ([`special`]), what lies
+//! between them falls into words ([`split`], [`rules`]), and words are merged into tokens ([`merge`]). The parts are our own
+//! because a model file is hostile: patterns of published tokenizers are made for engines that backtrack, whose time on
+//! some texts has no bound and which give up with a panic. Here every step is linear or n log n in the text.
 //!
-//! Going back is done here, byte by byte: a token of a byte-level vocabulary may hold half a character, and
-//! [`Detokenizer`] keeps it back until the rest comes.
+//! Going back is done byte by byte: a token of a byte-level vocabulary may hold half a character, and [`Detokenizer`] keeps
+//! it back until the rest comes.
 
 use std::collections::HashMap;
 
-use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{NormalizedString, Normalizer};
 
-use super::gguf::{GgufError, View};
+use self::merge::{Bpe, Scratch, Spm};
+use self::special::{Part, Special, SpecialTokens};
+use self::split::Splitter;
+use super::gguf::GgufError;
 use super::marks::{self, Marks};
 
-/// Token types of the format: a token that stands for no text, and one that its author added to the vocabulary.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+mod detokenizer;
+mod gguf;
+mod hugging_face;
+mod merge;
+mod rules;
+mod special;
+mod split;
+#[cfg(test)]
+mod tests;
 
-/// Control tokens that end a turn in some model's template, beside the one that the file names.
-const END_OF_TURN: [&str; 8] = [
+pub use detokenizer::Detokenizer;
+
+/// Control tokens that end a turn in some model's template, beside those that the files name.
+const END_OF_TURN: [&str; 15] = [
     "<|im_end|>",
     "<|endoftext|>",
     "<|eot_id|>",
@@ -35,7 +41,18 @@ const END_OF_TURN: [&str; 8] = [
     "<|end_of_text|>",
     "<end_of_turn>",
     "<|end_of_turn|>",
+    "<turn|>",
+    "<end_of_utterance>",
+    "<|return|>",
+    "<EOT>",
+    "[EOT]",
+    "[e~[",
+    "<｜end▁of▁sentence｜>",
 ];
+
+/// Control tokens in front of calls of tools. They are text in an answer, so that a call can be told from other text, and
+/// in its grammar; a message can still not hold them.
+const CALL_MARKS: [&str; 4] = ["[TOOL_CALLS]", "<|python_tag|>", "<tool_call>", "</tool_call>"];
 
 /// Why there is no tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +61,18 @@ pub enum TokenizerError {
     /// The metadata is not right.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// A kind of vocabulary that is not read yet.
-    #[error("tokenizer.ggml.model is {0:?}; only \"gpt2\" (byte-level BPE) vocabularies are supported")]
+    /// A kind of vocabulary that is not read.
+    #[error("tokenizer.ggml.model is {0:?}; \"gpt2\" and \"gemma4\" (BPE) and \"llama\" (SentencePiece) are supported")]
     Model(String),
     /// A splitting rule that is not known.
     #[error(
-        "tokenizer.ggml.pre is {0:?}; the supported splitting rules are \"smollm\", \"gpt-2\", \"default\", \
-         \"llama-bpe\" and \"qwen2\""
+        "tokenizer.ggml.pre is {0:?}; the supported splitting rules are {known}",
+        known = rules::names().collect::<Vec<_>>().join(", ")
     )]
     Splitting(String),
+    /// A tokenizer file that cannot be read.
+    #[error("{0}")]
+    File(String),
     /// The vocabulary does not fit together.
     #[error("the tokenizer's vocabulary is not usable: {0}")]
     Vocabulary(String),
@@ -63,11 +83,19 @@ pub enum TokenizerError {
 
 /// A model's vocabulary.
 pub struct Vocabulary {
-    tokenizer: Tokenizer,
+    encoder: Encoder,
+    /// All tokens that are found before a text is split.
+    special: SpecialTokens,
+    /// Those of them that a text may hold which is to be taken as it is.
+    added: SpecialTokens,
+    space: Space,
+    /// A lower bound on the tokens of a text follows from its length.
+    bounded: bool,
     /// Each token's bytes, one after another; none for control tokens.
     bytes: Vec<u8>,
     ends: Vec<u32>,
     longest: usize,
+    controls: HashMap<u32, String>,
     bos: Option<u32>,
     end_of_turn: Vec<u32>,
     marks: Marks,
@@ -76,57 +104,143 @@ pub struct Vocabulary {
     eos_text: String,
 }
 
+/// What makes tokens of a text without special ones.
+enum Encoder {
+    Bpe { splitter: Splitter, bpe: Bpe, compose: bool, escape: bool },
+    Spm { model: Spm, collapse: bool },
+}
+
+/// Where a text gets a space in front that it does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Space {
+    /// Nowhere.
+    Never,
+    /// At the beginning, where there is none yet.
+    FirstIfNone,
+    /// At the beginning and after each special token.
+    Sections,
+    /// As [`Self::Sections`], where there is none yet.
+    SectionsIfNone,
+}
+
+/// What a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Kind {
+    #[default]
+    Normal,
+    Control,
+    UserDefined,
+    /// One byte, written `<0xNN>`.
+    Byte,
+    /// No token: a gap, or one that was never used.
+    Unused,
+}
+
+/// How the bytes of a token are written in the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// With GPT-2's printable stand-ins for bytes.
+    StandIns,
+    /// As characters, with `▁` for the space.
+    Escaped,
+}
+
+/// What both kinds of files give.
+struct Parts<'a> {
+    tokens: Vec<(&'a str, Kind)>,
+    special: Vec<Special>,
+    encoder: Encoder,
+    space: Space,
+    bounded: bool,
+    writing: Writing,
+    /// `▁` is a space in added tokens too.
+    added_escaped: bool,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    /// Tokens that end a turn, beside those of [`END_OF_TURN`].
+    end_of_turn: Vec<u32>,
+    add_bos: bool,
+}
+
 impl Vocabulary {
-    /// Reads `tokenizer.ggml.*`.
-    ///
-    /// # Errors
-    /// When the vocabulary is of an unknown kind or does not fit together.
-    pub fn from_gguf(file: View<'_>) -> Result<Self, TokenizerError> {
-        match file.text("tokenizer.ggml.model")? {
-            Some("gpt2") => {}
-            Some(other) => return Err(TokenizerError::Model(other.chars().take(80).collect())),
-            None => return Err(GgufError::Missing("metadata tokenizer.ggml.model".into()).into()),
-        }
-        let tokens = required(file, "tokenizer.ggml.tokens")?;
-        let merges = required(file, "tokenizer.ggml.merges")?;
-        let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
-        let pre = file.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        if tokens.is_empty() || u32::try_from(tokens.len()).is_err() {
-            return Err(TokenizerError::Vocabulary(format!("{} tokens", tokens.len())));
-        }
-        if !types.is_empty() && types.len() != tokens.len() {
-            let fault = format!("{} tokens but {} token types", tokens.len(), types.len());
-            return Err(TokenizerError::Vocabulary(fault));
-        }
-        let kind = |id: usize| types.get(id).copied().unwrap_or(1);
-        let tokenizer = build(pre, &tokens, &merges, &kind)?;
-        let id_of = |key: &str| token_id(file, key, tokens.len());
-        let (bos, eos) = (id_of("tokenizer.ggml.bos_token_id")?, id_of("tokenizer.ggml.eos_token_id")?);
-        let named = [eos, id_of("tokenizer.ggml.eot_token_id")?, id_of("tokenizer.ggml.eom_token_id")?];
-        let mut end_of_turn: Vec<u32> = named.into_iter().flatten().collect();
-        for (id, token) in (0u32..).zip(&tokens) {
-            if kind(id as usize) == CONTROL && END_OF_TURN.contains(token) && !end_of_turn.contains(&id) {
-                end_of_turn.push(id);
+    fn assemble(parts: Parts<'_>) -> Result<Self, TokenizerError> {
+        let Parts {
+            mut tokens,
+            special,
+            encoder,
+            space,
+            bounded,
+            writing,
+            added_escaped,
+            bos,
+            eos,
+            end_of_turn,
+            add_bos,
+        } = parts;
+        // A file that lists these as plain text would let any message end its turn.
+        let mut ends_turn: Vec<u32> = Vec::new();
+        for id in eos.into_iter().chain(end_of_turn) {
+            if !ends_turn.contains(&id) {
+                ends_turn.push(id);
             }
         }
-        let (bytes, ends, longest) = token_bytes(&tokens, &kind);
-        let control = (0..tokens.len()).filter(|id| kind(*id) == CONTROL);
-        let marks = Marks::new(control.map(|id| tokens[id]));
-        let text = |id: Option<u32>| {
-            id.and_then(|id| tokens.get(id as usize)).map(|token| (*token).to_owned()).unwrap_or_default()
+        let harmony =
+            tokens.iter().any(|(text, _)| *text == "<|return|>") && tokens.iter().any(|(text, _)| *text == "<|call|>");
+        for (id, (text, kind)) in (0u32..).zip(&mut tokens) {
+            let ends = END_OF_TURN.contains(text) && !(harmony && *text == "<|end|>");
+            if ends && !ends_turn.contains(&id) {
+                ends_turn.push(id);
+            }
+            if ends || ends_turn.contains(&id) || Some(id) == bos {
+                *kind = Kind::Control;
+            }
+        }
+        let texts = |wanted: &dyn Fn(&str, Kind) -> bool| -> Vec<Special> {
+            let ids = (0u32..).zip(&tokens).filter(|(_, (text, kind))| wanted(text, *kind));
+            let known: HashMap<u32, &Special> = special.iter().map(|special| (special.id, special)).collect();
+            ids.map(|(id, (text, _))| {
+                known.get(&id).map_or_else(|| Special::new(id, text), |special| (*special).clone())
+            })
+            .collect()
         };
-        let llama3 = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+        let control = |text: &str, kind: Kind| kind == Kind::Control && !text.is_empty();
+        let call_mark = |text: &str| CALL_MARKS.contains(&text);
+        let all = texts(&|text, kind| control(text, kind) || kind == Kind::UserDefined);
+        let added = texts(&|text, kind| kind == Kind::UserDefined || control(text, kind) && call_mark(text));
+        let controls: HashMap<u32, String> = (0u32..)
+            .zip(&tokens)
+            .filter(|(_, (text, kind))| control(text, *kind) && !call_mark(text))
+            .map(|(id, (text, _))| (id, (*text).to_owned()))
+            .collect();
+        let marks = Marks::new(tokens.iter().filter(|(text, kind)| control(text, *kind)).map(|(text, _)| *text));
+        let text = |id: Option<u32>| {
+            id.and_then(|id| tokens.get(id as usize)).map(|(text, _)| (*text).to_owned()).unwrap_or_default()
+        };
+        let (bos_text, eos_text) = (text(bos), text(eos));
+        for (text, kind) in &mut tokens {
+            if *kind == Kind::Control && call_mark(text) {
+                *kind = Kind::UserDefined;
+            }
+        }
+        let special = SpecialTokens::new(all).map_err(TokenizerError::Vocabulary)?;
+        let added = SpecialTokens::new(added).map_err(TokenizerError::Vocabulary)?;
+        let (bytes, ends, longest) = token_bytes(&tokens, writing, added_escaped);
         Ok(Self {
-            add_bos: file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(llama3),
-            bos_text: text(bos),
-            eos_text: text(eos),
-            tokenizer,
+            bounded: bounded && !special.strips(),
+            encoder,
+            special,
+            added,
+            space,
             bytes,
             ends,
             longest,
+            controls,
             bos,
-            end_of_turn,
+            end_of_turn: ends_turn,
             marks,
+            add_bos,
+            bos_text,
+            eos_text,
         })
     }
 
@@ -144,7 +258,7 @@ impl Vocabulary {
     /// every sequence is put in front, unless the text has it already.
     ///
     /// # Errors
-    /// When the tokenizer cannot split the text.
+    /// When the text is longer than 2³⁰ bytes.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode_pieces([text])
     }
@@ -152,17 +266,17 @@ impl Vocabulary {
     /// As [`Self::encode`], of a prompt rendered from messages whose [`Self::marks`] were cut.
     ///
     /// # Errors
-    /// When the tokenizer cannot split the text.
+    /// As [`Self::encode`].
     pub fn encode_rendered(&self, prompt: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode_pieces(marks::pieces(prompt))
     }
 
     fn encode_pieces<'a>(&self, pieces: impl IntoIterator<Item = &'a str>) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = Vec::new();
+        let mut run = Run::new(Place::Beginning);
         for piece in pieces {
-            let encoding = self.tokenizer.encode_fast(piece, false);
-            ids.extend_from_slice(encoding.map_err(|e| TokenizerError::Encode(e.to_string()))?.get_ids());
+            self.run(piece, &self.special, &mut run)?;
         }
+        let mut ids = run.tokens;
         if let (true, Some(bos)) = (self.add_bos, self.bos)
             && ids.first() != Some(&bos)
         {
@@ -171,19 +285,54 @@ impl Vocabulary {
         Ok(ids)
     }
 
-    /// The tokens of a text that holds no control tokens, whatever it says.
+    /// The tokens of a text in the middle of an answer that holds no control tokens, whatever it says.
     pub(crate) fn encode_plain(&self, text: &str) -> Vec<u32> {
-        let cut = self.marks.cut_text(text.to_owned());
-        let pieces = marks::pieces(&cut).filter_map(|piece| self.tokenizer.encode_fast(piece, false).ok());
-        pieces.flat_map(|encoding| encoding.get_ids().to_vec()).collect()
+        let mut run = Run::new(Place::Middle);
+        match self.run(text, &self.added, &mut run) {
+            Ok(()) => run.tokens,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn run(&self, text: &str, special: &SpecialTokens, run: &mut Run) -> Result<(), TokenizerError> {
+        // Positions are kept in 32 bits, and composing or escaping can make a text three times as long.
+        if text.len() > 1 << 30 {
+            return Err(TokenizerError::Encode(format!("it has {} bytes; at most 2^30 are taken", text.len())));
+        }
+        special.parts(text, |part| match part {
+            Part::Token(token) => {
+                run.tokens.push(token);
+                run.place = Place::AfterToken;
+            }
+            Part::Text(text) => {
+                let spaced = match (self.space, run.place) {
+                    (Space::Never, _) | (_, Place::Middle) => false,
+                    (Space::FirstIfNone, place) => place == Place::Beginning,
+                    (Space::Sections | Space::SectionsIfNone, _) => true,
+                };
+                let has =
+                    matches!(self.space, Space::FirstIfNone | Space::SectionsIfNone) && text.starts_with([' ', '▁']);
+                self.encoder.encode(text, spaced && !has, run.place, run);
+                run.place = Place::Middle;
+            }
+        });
+        Ok(())
+    }
+
+    /// What turns the answer to `prompt` into text. Where the vocabulary puts a space in front of what follows a special
+    /// token, and the prompt ends with one, the answer's first space is that and no text; an answer that goes on with a
+    /// text keeps its space.
+    pub fn detokenizer(&self, prompt: &[u32]) -> Detokenizer {
+        let after_special = prompt.last().is_none_or(|last| self.controls.contains_key(last));
+        match self.space {
+            Space::Sections | Space::SectionsIfNone if after_special => Detokenizer::without_first_space(),
+            _ => Detokenizer::default(),
+        }
     }
 
     /// The text that stands for a control token; none for other tokens.
     pub(crate) fn control_text(&self, token: u32) -> Option<String> {
-        if !self.token(token).is_empty() {
-            return None;
-        }
-        self.tokenizer.id_to_token(token)
+        self.controls.get(&token).cloned()
     }
 
     /// The token that ends the model's turn.
@@ -199,7 +348,7 @@ impl Vocabulary {
     /// A lower bound on the tokens of a text of `bytes` bytes, known without reading it. Normalization may compose
     /// characters, which makes a text at most three times shorter.
     pub fn fewest_tokens(&self, bytes: usize) -> usize {
-        bytes / 4 / self.longest.max(1)
+        if self.bounded { bytes / 4 / self.longest.max(1) } else { 0 }
     }
 
     /// Whether `token` ends the model's turn.
@@ -226,97 +375,69 @@ impl Vocabulary {
     }
 }
 
-fn required<'a>(file: View<'a>, key: &str) -> Result<Vec<&'a str>, GgufError> {
-    file.texts(key)?.ok_or_else(|| GgufError::Missing(format!("metadata {key}")))
+/// Where a text stands in its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Beginning,
+    AfterToken,
+    Middle,
 }
 
-fn token_id(file: View<'_>, key: &str, tokens: usize) -> Result<Option<u32>, GgufError> {
-    match file.unsigned(key)? {
-        None => Ok(None),
-        Some(id) => match u32::try_from(id) {
-            Ok(id) if (id as usize) < tokens => Ok(Some(id)),
-            _ => Err(GgufError::invalid(key, format!("token {id} is not in the vocabulary of {tokens}"))),
-        },
+/// The tokens of a prompt as it is read.
+struct Run {
+    tokens: Vec<u32>,
+    place: Place,
+    scratch: Scratch,
+}
+
+impl Run {
+    fn new(place: Place) -> Self {
+        Self { tokens: Vec::new(), place, scratch: Scratch::default() }
     }
 }
 
-type Fault = Box<dyn std::error::Error + Send + Sync>;
-
-fn unusable(fault: Fault) -> TokenizerError {
-    TokenizerError::Vocabulary(fault.to_string())
-}
-
-fn build(
-    pre: &str,
-    tokens: &[&str],
-    merges: &[&str],
-    kind: &dyn Fn(usize) -> i64,
-) -> Result<Tokenizer, TokenizerError> {
-    let splitting = splitting(pre)?;
-    let vocab: Vocab = (0u32..).zip(tokens).map(|(id, token)| ((*token).to_owned(), id)).collect();
-    let mut pairs = Vec::with_capacity(merges.len());
-    for merge in merges {
-        let Some((a, b)) = merge.split_once(' ') else {
-            let merge: String = merge.chars().take(80).collect();
-            return Err(TokenizerError::Vocabulary(format!("merge {merge:?} has no space")));
-        };
-        pairs.push((a.to_owned(), b.to_owned()));
-    }
-    let bpe = BPE::builder().vocab_and_merges(vocab, pairs).ignore_merges(splitting.ignore_merges);
-    let mut tokenizer = Tokenizer::new(bpe.build().map_err(unusable)?);
-    if splitting.normalize {
-        tokenizer.with_normalizer(Some(NFC)).map_err(unusable)?;
-    }
-    tokenizer.with_pre_tokenizer(Some(splitting.pre_tokenizer));
-    let added = |wanted: i64, special: bool| -> Vec<AddedToken> {
-        let ids = (0..tokens.len()).filter(|id| kind(*id) == wanted);
-        ids.map(|id| AddedToken::from(tokens[id], special).normalized(false)).collect()
-    };
-    tokenizer.add_special_tokens(added(CONTROL, true)).map_err(unusable)?;
-    tokenizer.add_tokens(added(USER_DEFINED, false)).map_err(unusable)?;
-    Ok(tokenizer)
-}
-
-struct Splitting {
-    pre_tokenizer: PreTokenizerWrapper,
-    normalize: bool,
-    ignore_merges: bool,
-}
-
-/// How a text falls into words before merging, by the name that llama.cpp gives the rule.
-fn splitting(pre: &str) -> Result<Splitting, TokenizerError> {
-    let plain =
-        |pre_tokenizer: PreTokenizerWrapper| Splitting { pre_tokenizer, normalize: false, ignore_merges: false };
-    match pre {
-        "smollm" => {
-            let parts = vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()];
-            Ok(plain(Sequence::new(parts).into()))
+impl Encoder {
+    fn encode(&self, text: &str, spaced: bool, place: Place, run: &mut Run) {
+        let mut text = std::borrow::Cow::Borrowed(text);
+        if let Self::Spm { collapse: true, .. } = self {
+            text = collapsed(&text, place != Place::Middle).into();
         }
-        "default" | "gpt-2" => Ok(plain(ByteLevel::new(false, true, true).into())),
-        "llama-bpe" | "llama3" | "llama-v3" => {
-            Ok(Splitting { pre_tokenizer: words(r"\p{N}{1,3}")?, normalize: false, ignore_merges: true })
+        if spaced && !text.is_empty() {
+            text = format!(" {text}").into();
         }
-        "qwen2" => Ok(Splitting { pre_tokenizer: words(r"\p{N}")?, normalize: true, ignore_merges: false }),
-        other => Err(TokenizerError::Splitting(other.chars().take(80).collect())),
+        match self {
+            Self::Spm { model, .. } => model.encode(&text.replace(' ', "▁"), &mut run.scratch, &mut run.tokens),
+            Self::Bpe { splitter, bpe, compose, escape } => {
+                if *compose && !text.is_ascii() {
+                    let mut normalized = NormalizedString::from(text.as_ref());
+                    // It cannot fail; a text that it leaves alone is still the text.
+                    if NFC.normalize(&mut normalized).is_ok() {
+                        text = normalized.get().to_owned().into();
+                    }
+                }
+                if *escape {
+                    text = text.replace(' ', "▁").into();
+                }
+                splitter.split(&text, |word| bpe.encode(word, &mut run.scratch, &mut run.tokens));
+            }
+        }
     }
 }
 
-/// Contractions, words with one leading sign, numbers, signs, line ends and spaces: the pattern published with Llama 3;
-/// Qwen 2 differs in taking digits one by one.
-fn words(digits: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
-    let pattern = [
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|",
-        digits,
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ]
-    .concat();
-    let split = Split::new(SplitPattern::Regex(pattern), SplitDelimiterBehavior::Isolated, false)
-        .map_err(|e| TokenizerError::Vocabulary(e.to_string()))?;
-    Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]).into())
+/// One space for each run of them, none at the end, and none at the beginning of a section.
+fn collapsed(text: &str, begins: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        if !out.is_empty() || !begins && text.starts_with(' ') {
+            out.push(' ');
+        }
+        out.push_str(word);
+    }
+    out
 }
 
-/// Decodes the printable stand-ins that byte-level vocabularies use for bytes (GPT-2's `bytes_to_unicode`).
-fn token_bytes(tokens: &[&str], kind: &dyn Fn(usize) -> i64) -> (Vec<u8>, Vec<u32>, usize) {
+/// GPT-2's `bytes_to_unicode`: the printable characters that stand for bytes.
+fn stand_ins() -> HashMap<char, u8> {
     let mut stand_ins = HashMap::new();
     let mut next = 256u32;
     for byte in 0..=255u8 {
@@ -325,14 +446,44 @@ fn token_bytes(tokens: &[&str], kind: &dyn Fn(usize) -> i64) -> (Vec<u8>, Vec<u3
         next += u32::from(!printable);
         stand_ins.extend(char::from_u32(point).map(|c| (c, byte)));
     }
+    stand_ins
+}
+
+/// The byte that a token of the form `<0x0A>` stands for.
+fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// The tokens of all 256 bytes, if there are so many.
+fn byte_tokens<'a>(tokens: impl Iterator<Item = (u32, &'a str)>) -> Option<Box<[u32; 256]>> {
+    let mut found = [None; 256];
+    for (id, text) in tokens {
+        if let Some(byte) = byte_of(text) {
+            found[usize::from(byte)] = Some(id);
+        }
+    }
+    let all: Option<Vec<u32>> = found.into_iter().collect();
+    all?.try_into().ok().map(|all: [u32; 256]| Box::new(all))
+}
+
+/// The bytes of all tokens, where each ends, and how many the longest has.
+fn token_bytes(tokens: &[(&str, Kind)], writing: Writing, added_escaped: bool) -> (Vec<u8>, Vec<u32>, usize) {
+    let stand_ins = stand_ins();
     let (mut bytes, mut ends, mut longest) = (Vec::new(), Vec::with_capacity(tokens.len()), 0);
-    for (id, token) in tokens.iter().enumerate() {
+    for (text, kind) in tokens {
         let start = bytes.len();
-        match kind(id) {
-            CONTROL => {}
-            USER_DEFINED => bytes.extend_from_slice(token.as_bytes()),
-            _ => {
-                for c in token.chars() {
+        match (kind, writing) {
+            (Kind::Control | Kind::Unused, _) => {}
+            (Kind::UserDefined, _) if added_escaped => bytes.extend_from_slice(text.replace('▁', " ").as_bytes()),
+            (Kind::UserDefined, _) => bytes.extend_from_slice(text.as_bytes()),
+            (Kind::Byte, _) => match byte_of(text) {
+                Some(byte) => bytes.push(byte),
+                None => bytes.extend_from_slice(text.as_bytes()),
+            },
+            (Kind::Normal, Writing::Escaped) => bytes.extend_from_slice(text.replace('▁', " ").as_bytes()),
+            (Kind::Normal, Writing::StandIns) => {
+                for c in text.chars() {
                     match stand_ins.get(&c) {
                         Some(byte) => bytes.push(*byte),
                         None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -344,100 +495,8 @@ fn token_bytes(tokens: &[&str], kind: &dyn Fn(usize) -> i64) -> (Vec<u8>, Vec<u3
         if u32::try_from(bytes.len()).is_err() {
             bytes.truncate(start);
         }
-        longest = longest.max(token.len());
+        longest = longest.max(text.len());
         ends.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     }
     (bytes, ends, longest)
-}
-
-/// Turns a sequence's tokens into text as they come.
-///
-/// What [`Self::push`] returns is always whole characters; bytes that can begin a character stay until it is complete.
-/// Bytes that can begin none become U+FFFD, as `String::from_utf8_lossy` has it.
-#[derive(Debug, Default)]
-pub struct Detokenizer {
-    pending: Vec<u8>,
-}
-
-impl Detokenizer {
-    /// The text that `bytes`, the next token's, complete.
-    pub fn push(&mut self, bytes: &[u8]) -> String {
-        self.pending.extend_from_slice(bytes);
-        let mut text = String::new();
-        loop {
-            match std::str::from_utf8(&self.pending) {
-                Ok(rest) => {
-                    text.push_str(rest);
-                    self.pending.clear();
-                    return text;
-                }
-                Err(error) => {
-                    let valid = error.valid_up_to();
-                    text.push_str(&String::from_utf8_lossy(&self.pending[..valid]));
-                    let Some(invalid) = error.error_len() else {
-                        self.pending.drain(..valid);
-                        return text;
-                    };
-                    text.push(char::REPLACEMENT_CHARACTER);
-                    self.pending.drain(..valid + invalid);
-                }
-            }
-        }
-    }
-
-    /// What is left at the end: U+FFFD if the tokens stopped inside a character.
-    pub fn finish(&mut self) -> String {
-        let rest = String::from_utf8_lossy(&self.pending).into_owned();
-        self.pending.clear();
-        rest
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn halves_of_characters_wait_for_the_rest() {
-        let mut detokenizer = Detokenizer::default();
-        let text = "naïve 日本 🙂";
-        let mut shown = String::new();
-        for byte in text.bytes() {
-            let part = detokenizer.push(&[byte]);
-            assert!(!part.contains('\u{fffd}'));
-            shown.push_str(&part);
-        }
-        assert_eq!(shown, text);
-        assert_eq!(detokenizer.finish(), "");
-        assert_eq!(detokenizer.push(&[0xf0, 0x9f]), "");
-        assert_eq!(detokenizer.finish(), "\u{fffd}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_in_any_pieces_read_as_lossy_utf8(bytes in prop::collection::vec(any::<u8>(), 0..60), cut in 1usize..7) {
-            let mut detokenizer = Detokenizer::default();
-            let mut shown: String = bytes.chunks(cut).map(|part| detokenizer.push(part)).collect();
-            shown.push_str(&detokenizer.finish());
-            prop_assert_eq!(shown, String::from_utf8_lossy(&bytes));
-        }
-    }
-
-    #[test]
-    fn every_byte_has_a_stand_in() {
-        // "Ġ" is the space, "Ċ" the line end, "Ń" the soft hyphen: the last of the stand-ins.
-        let (bytes, ends, _) = token_bytes(&["Ġa", "ĊŃ", "<|x|>", "日"], &|id| if id == 2 { CONTROL } else { 1 });
-        assert_eq!(bytes, [b" a".as_slice(), &[b'\n', 0xad], "日".as_bytes()].concat());
-        assert_eq!(ends, [2, 4, 4, 7]);
-    }
-
-    #[test]
-    fn unknown_rules_are_refused() {
-        assert!(matches!(splitting("tekken"), Err(TokenizerError::Splitting(name)) if name == "tekken"));
-        for known in ["smollm", "default", "gpt-2", "llama-bpe", "qwen2"] {
-            assert!(splitting(known).is_ok(), "{known}");
-        }
-    }
 }

@@ -61,7 +61,8 @@ impl<M: ForwardPass> Scheduler<M> {
     /// Lets `job` wait for its turn. Its prompt and longest answer together must fit the cache.
     pub(crate) fn submit(&mut self, job: Job, place: Option<Place>) {
         self.arrivals += 1;
-        self.turns.push(Sequence::new(job, self.arrivals, &self.pool), place);
+        let detokenizer = self.vocabulary.detokenizer(&job.prompt);
+        self.turns.push(Sequence::new(job, self.arrivals, &self.pool, detokenizer), place);
     }
 
     /// Whether there is nothing to do before the next job arrives.

@@ -19,7 +19,7 @@ use crate::text::grammar::Grammars;
 use crate::text::kv_blocks::BlockPool;
 use crate::text::sequence::{Job, Sequence};
 use crate::text::testing::{VOCABULARY, greedy, vocabulary};
-use crate::text::tokenizer::Vocabulary;
+use crate::text::tokenizer::{Detokenizer, Vocabulary};
 
 /// What the model was asked, and what was wrong with it.
 #[derive(Default)]
@@ -442,7 +442,7 @@ fn a_panic_over_one_token_ends_one_sequence() {
     let fixture = Fixture::new();
     let pool = BlockPool::new(4);
     let (job, mut receiver) = fixture.job(&short(0, 10, b'x', 5), 0);
-    let mut sequence = Sequence::new(job, 1, &pool);
+    let mut sequence = Sequence::new(job, 1, &pool, Detokenizer::default());
     assert!(sequence.enter(&pool, 0));
     assert!(contained(&mut sequence, |_| true));
     assert!(!contained(&mut sequence, |_| panic!("a fault while a token is picked")));

@@ -1,0 +1,1 @@
+//! What vocabularies must do.
