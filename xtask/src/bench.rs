@@ -21,7 +21,7 @@ pub(crate) enum Bench {
     Http(http::Options),
     /// A module worker under `host serve` and workerd: requests/s, latency, CPU time, memory.
     Js(js::Options),
-    /// SmolLM2 Q4_1 in this project's engine and in llama.cpp: prefill, decode, memory.
+    /// The same GGUF files here and in llama.cpp: prefill, decode, memory, schemas, concurrent streams.
     Llm(llm::Options),
 }
 

@@ -14,13 +14,21 @@ pub(crate) struct Figure {
     name: String,
     unit: &'static str,
     better: Better,
+    /// What the name leaves out, as members of the line.
+    labels: Vec<(&'static str, Value)>,
     ours: Vec<f64>,
     peer: Vec<f64>,
 }
 
 impl Figure {
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, better: Better) -> Self {
-        Self { name: name.into(), unit, better, ours: Vec::new(), peer: Vec::new() }
+        Self { name: name.into(), unit, better, labels: Vec::new(), ours: Vec::new(), peer: Vec::new() }
+    }
+
+    /// Adds to the line what tells this figure from others of its name.
+    pub(crate) fn label(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.labels.push((key, value.into()));
+        self
     }
 
     pub(crate) fn record(&mut self, side: Side, value: f64) {
@@ -39,7 +47,7 @@ impl Figure {
             Better::Higher => "higher",
             Better::Lower => "lower",
         };
-        json!({
+        let mut line = json!({
             "figure": self.name,
             "ours": rounded(ours),
             "peer": rounded(peer),
@@ -49,7 +57,11 @@ impl Figure {
             "better": better,
             "ours_spread": spread(&self.ours),
             "peer_spread": spread(&self.peer),
-        })
+        });
+        for (key, value) in &self.labels {
+            line[*key] = value.clone();
+        }
+        line
     }
 }
 
@@ -126,6 +138,16 @@ mod tests {
         let line = figure.line();
         assert_eq!((&line["ours"], &line["peer"], &line["ratio"]), (&json!(3.0), &Value::Null, &Value::Null));
         assert_eq!(line["runs"], 1);
+    }
+
+    #[test]
+    fn labels_tell_figures_of_one_name_apart() {
+        let figure = Figure::new("llm_bandwidth_share", "of the bound", Better::Higher);
+        let line = figure.label("quant", "q4_0").label("threads", 2).line();
+        assert_eq!(
+            (&line["figure"], &line["quant"], &line["threads"]),
+            (&json!("llm_bandwidth_share"), &json!("q4_0"), &json!(2))
+        );
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! A server under measurement: started, found by the line that names its address, ended when dropped.
+//!
+//! A benchmark that is itself ended by a signal drops nothing. A guard, a shell that waits for this process to let go of
+//! its standard input, therefore ends the server by its id whatever became of the benchmark.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,8 +18,12 @@ const START: Duration = Duration::from_secs(120);
 /// Of /proc in a second: a fixed part of the kernel's interface, whatever its own clock.
 const TICKS: f64 = 100.0;
 
+/// It reads a line when the server has been ended already, and the end of its input when the benchmark has gone.
+const GUARD: &str = r#"read -r _ || kill -9 "$1""#;
+
 pub(crate) struct Server {
     child: Child,
+    guard: Child,
     /// `http://127.0.0.1:PORT`
     pub(crate) address: String,
 }
@@ -36,10 +44,17 @@ impl Server {
     ) -> Result<Self> {
         let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
+        let guard = match guard(child.id()) {
+            Ok(guard) => guard,
+            Err(error) => {
+                end(&mut child);
+                return Err(error);
+            }
+        };
         // The command keeps its ends of the pipe, and with them open the reader would never see the end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut server = Self { child, address: String::new() };
+        let mut server = Self { child, guard, address: String::new() };
         let (found, lines) = mpsc::channel();
         std::thread::spawn(move || {
             // Reading goes on after the address: a server whose pipe is full stands still.
@@ -84,10 +99,28 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it must be gone before the next one starts.
+        // The id is the server's own until it has been waited for, so the guard is let go before that.
         let _ = self.child.kill();
+        if let Some(mut guard) = self.guard.stdin.take() {
+            let _ = guard.write_all(b"ended\n");
+        }
+        let _ = self.guard.wait();
         let _ = self.child.wait();
     }
+}
+
+/// In a process group of its own, because Ctrl-C goes to all of the benchmark's.
+fn guard(server: u32) -> Result<Child> {
+    let mut guard = Command::new("sh");
+    guard.args(["-c", GUARD, "sh", &server.to_string()]).process_group(0);
+    guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    guard.spawn().context("cannot start `sh`, which ends the server should the benchmark be ended")
+}
+
+/// It may have ended by itself; either way it is gone afterwards.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// `VmHWM:   1234 kB` in MB.
@@ -107,6 +140,8 @@ fn cpu_of(stat: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
@@ -133,6 +168,26 @@ mod tests {
         assert!(server.peak_memory().expect("a running process") > 0.0);
         assert!(server.memory().expect("a running process") > 0.0);
         assert!(server.cpu_seconds().expect("a running process") >= 0.0);
+    }
+
+    #[test]
+    fn the_guard_ends_the_server_when_the_benchmark_has_gone() {
+        let mut server = Command::new("sleep").arg("600").spawn().expect("sleep starts");
+        let mut guard = guard(server.id()).expect("sh starts");
+        // What the kernel does to a process that was killed.
+        drop(guard.stdin.take());
+        assert!(guard.wait().expect("the guard ends").success());
+        assert_eq!(server.wait().expect("the server ends").signal(), Some(9));
+    }
+
+    #[test]
+    fn the_guard_leaves_alone_what_was_ended_already() {
+        let mut other = Command::new("sleep").arg("600").spawn().expect("sleep starts");
+        let mut guard = guard(other.id()).expect("sh starts");
+        guard.stdin.take().expect("it is piped").write_all(b"ended\n").expect("the guard reads");
+        guard.wait().expect("the guard ends");
+        assert!(other.try_wait().expect("a child").is_none());
+        end(&mut other);
     }
 
     #[test]
