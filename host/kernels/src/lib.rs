@@ -11,6 +11,7 @@
 //! - [`floats`] keeps weights of float types as they are and multiplies them with float activations.
 //! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
 //! - [`elementwise`] holds the norms, rotations and activations between the products.
+//! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
 //!   products.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
@@ -33,6 +34,7 @@ pub mod floats;
 pub mod isa;
 pub mod kv;
 pub mod linear;
+pub mod low_rank;
 pub mod matmul;
 mod simd;
 #[cfg(test)]
