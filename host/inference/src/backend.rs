@@ -28,6 +28,11 @@ pub trait TextGeneration: Send + Sync + 'static {
     /// as [`GenerateEvent::Failed`]. Must not block: it is called on an async worker.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerateStream, AiError>>;
 
+    /// The names of the adapters that requests may ask for; none where the model cannot apply any.
+    fn adapters(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// How the model writes calls of tools.
     fn call_style(&self) -> CallStyle {
         CallStyle::Hermes
@@ -65,6 +70,8 @@ pub struct GenerateRequest {
     pub tenant: Tenant,
     /// What to continue.
     pub prompt: Prompt,
+    /// The adapter to apply, one of [`TextGeneration::adapters`].
+    pub lora: Option<String>,
     /// What the model may ask to be called; the prompt tells it.
     pub tools: Vec<Tool>,
     /// How to pick tokens.

@@ -50,6 +50,11 @@ impl AiError {
         Self::new(5004, 400, format!("Invalid data type for base64 input: {kind}"))
     }
 
+    /// 5005: the model cannot apply adapters.
+    pub fn no_adapters(model: &str) -> Self {
+        Self::new(5005, 405, format!("The model {} does not support LoRa inference", quoted(model)))
+    }
+
     /// 5024: an answer that had to be JSON is not. `detail` says why.
     pub fn json_mode_failed(detail: impl std::fmt::Display) -> Self {
         Self::new(5024, 400, format!("JSON Mode couldn't be met: {detail}"))

@@ -15,6 +15,7 @@ pub mod embeddings;
 pub mod engine;
 mod error;
 pub mod mock;
+mod nearest;
 mod request;
 pub mod store;
 pub mod tasks;

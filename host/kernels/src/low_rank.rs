@@ -10,6 +10,7 @@
 //! `A x` is one dot product, and `B` as `[rank][outputs]`, so that neighbouring outputs are one vector. Sums are float32.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::elementwise::{madd, widen};
 use crate::isa::{Isa, per_isa};
@@ -43,14 +44,6 @@ impl Values {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F32(values) => size_of_val(values.as_slice()),
-            Self::F16(bits) | Self::Bf16(bits) => size_of_val(bits.as_slice()),
-        }
     }
 
     /// Whether none is infinite or no number.
@@ -92,14 +85,15 @@ pub struct LowRank {
     rank: usize,
     scale: f32,
     /// `[rank][inputs]`.
-    down: Values,
+    down: Arc<Values>,
     /// `[rank][outputs]`.
     up: Values,
 }
 
 impl LowRank {
-    /// The update `scale · up · down`, with `down` (`A`) as `[rank][inputs]` and `up` (`B`) as `[outputs][rank]`.
-    pub fn new(rank: usize, scale: f32, down: Values, up: &Values) -> Self {
+    /// The update `scale · up · down`, with `down` (`A`) as `[rank][inputs]` and `up` (`B`) as `[outputs][rank]`. Updates of
+    /// parts of one fused weight share their `down`.
+    pub fn new(rank: usize, scale: f32, down: Arc<Values>, up: &Values) -> Self {
         assert!(
             rank > 0 && down.len().is_multiple_of(rank) && up.len().is_multiple_of(rank),
             "factors of no such rank"
@@ -120,11 +114,6 @@ impl LowRank {
     /// Values of a row of `y`.
     pub fn outputs(&self) -> usize {
         self.up.len() / self.rank
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.down.bytes() + self.up.bytes()
     }
 }
 
@@ -341,7 +330,7 @@ mod tests {
         fn new(random: &mut StdRng, rank: usize, inputs: usize, outputs: usize, kinds: (usize, usize)) -> Self {
             let (down, a) = values(random, kinds.0, rank * inputs);
             let (up, b) = values(random, kinds.1, outputs * rank);
-            Self { factors: LowRank::new(rank, random.random_range(0.1..4.0), down, &up), a, b }
+            Self { factors: LowRank::new(rank, random.random_range(0.1..4.0), down.into(), &up), a, b }
         }
 
         /// The update of a row in double precision.
@@ -419,7 +408,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "row 1 is updated twice")]
     fn a_row_is_updated_once() {
-        let factors = &LowRank::new(1, 1.0, Values::F32(vec![1.0]), &Values::F32(vec![1.0]));
+        let factors = &LowRank::new(1, 1.0, Values::F32(vec![1.0]).into(), &Values::F32(vec![1.0]));
         let updates = [[0, 1], [1, 2]];
         let updates = [0, 1].map(|i| Update { factors, output: 0, rows: &updates[i] });
         add_low_rank(Isa::SCALAR, &pool(1), &[0.0; 3], 1, &mut [&mut [0.0; 3]], &updates, &mut Vec::new());

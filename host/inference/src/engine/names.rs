@@ -14,6 +14,7 @@ use super::{Availability, LocalModel, LocalSource, ModelInfo};
 use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
 use crate::mock;
+use crate::nearest::nearest;
 use crate::store::{self, Installed, Layout, ModelName, Store};
 
 /// A fault in the models' part of the configuration.
@@ -172,8 +173,8 @@ impl Directory {
     }
 
     fn nearest(&self, name: &str) -> Option<String> {
-        let best = self.names().into_iter().map(|known| (distance(&known, name), known)).min()?;
-        (best.0 <= name.len() / 3).then_some(best.1)
+        let names = self.names();
+        nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
     }
 
     fn names(&self) -> Vec<String> {
@@ -284,18 +285,4 @@ fn follow<'a>(alias: &'a str, aliases: &'a BTreeMap<String, String>) -> Result<&
         chain.push(name);
     }
     Ok(name)
-}
-
-/// Levenshtein's distance in bytes, between names that are short.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -16,6 +16,9 @@ use crate::request::{RunOutput, RunRequest};
 pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, AiError> {
     match model {
         Model::TextGeneration(model) => text_generation::run(&model, &request).await,
+        Model::TextEmbeddings(_) if request.inputs.get("lora").is_some_and(|name| !name.is_null()) => {
+            Err(AiError::no_adapters(&request.model))
+        }
         Model::TextEmbeddings(model) => text_embeddings::run(model, request).await,
     }
 }

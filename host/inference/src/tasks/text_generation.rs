@@ -19,6 +19,7 @@ use super::tools::{Call, Reader, Toolbox};
 use crate::backend::{
     FinishReason, GenerateEvent, GenerateRequest, GenerateStream, Message, Prompt, Sampling, TextGeneration, Usage,
 };
+use crate::nearest::nearest;
 use crate::{AiError, RunOutput, RunRequest};
 
 /// Characters in a prompt or a message: the upstream schema's bound.
@@ -32,12 +33,12 @@ const MAX_STOP: usize = 256;
 const DEFAULT_MAX_TOKENS: u64 = 256;
 
 /// Properties that change what an answer means and are not implemented.
-const UNSUPPORTED: [&str; 4] = ["functions", "lora", "requests", "guided_json"];
+const UNSUPPORTED: [&str; 3] = ["functions", "requests", "guided_json"];
 
 /// Answers `request` with `model`.
 ///
 /// # Errors
-/// 5006 for inputs that break the schema, and whatever the model refuses with.
+/// 5006 for inputs that break the schema, 5005 where an adapter is asked of a model that takes none, and whatever the model refuses with.
 pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Result<RunOutput, AiError> {
     let inputs = Inputs { map: &request.inputs };
     inputs.refuse_unsupported(request)?;
@@ -54,6 +55,7 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
     let generation = GenerateRequest {
         tenant: request.tenant.clone(),
         prompt: inputs.prompt()?,
+        lora: inputs.lora(model.adapters(), &request.model)?,
         tools: toolbox.tools,
         sampling: inputs.sampling()?,
         format,
@@ -270,6 +272,29 @@ impl<'a> Inputs<'a> {
                  required properties at '/' are 'messages'",
             )),
         }
+    }
+
+    /// The adapter asked for, one of `adapters`.
+    fn lora(&self, adapters: Option<Vec<String>>, model: &str) -> Result<Option<String>, AiError> {
+        let name = match self.get("lora") {
+            None => return Ok(None),
+            Some(Value::String(name)) if !name.is_empty() => name,
+            Some(_) => return Err(invalid("/lora", "must be the name of an adapter")),
+        };
+        let adapters = adapters.ok_or_else(|| AiError::no_adapters(model))?;
+        if adapters.contains(name) {
+            return Ok(Some(name.clone()));
+        }
+        let near = nearest(name, adapters.iter().map(String::as_str));
+        let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+        let (name, model) = (printable(name), printable(model));
+        Err(invalid(
+            "/lora",
+            format!(
+                "is {name:?}, and {model} has no adapter of that name{near}. To give it one, add to the binding file\n  \
+                 [[ai.loras]]\n  name = {name:?}\n  path = \"FOLDER\"\n  models = [{model:?}]"
+            ),
+        ))
     }
 
     fn sampling(&self) -> Result<Sampling, AiError> {

@@ -6,6 +6,8 @@
 
 use host_kernels::kv::KvStore;
 
+use super::lora::Adapter;
+
 /// Consecutive tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct Span<'a> {
@@ -17,6 +19,8 @@ pub struct Span<'a> {
     pub blocks: &'a [u32],
     /// Whether the token after the last is asked for.
     pub logits: bool,
+    /// What is added to the weights for these tokens.
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// A forward pass that could not be finished.

@@ -13,6 +13,7 @@ pub mod forward;
 pub mod gguf;
 mod grammar;
 pub mod kv_blocks;
+pub mod lora;
 pub mod marks;
 mod model;
 pub mod sampler;
@@ -26,5 +27,6 @@ pub mod tokenizer;
 mod tool_prompt;
 pub mod weights;
 
+pub use lora::{AdapterSource, files::AdapterFiles};
 pub use model::{DEFAULT_CACHE, LoadError, LoadOptions, TextModel, load};
 pub use scheduler::Statistics;

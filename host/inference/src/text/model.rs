@@ -18,6 +18,7 @@ use super::forward::ForwardPass;
 use super::gguf::GgufFile;
 use super::grammar::Grammars;
 use super::kv_blocks::BlockPool;
+use super::lora::{Adapter, AdapterSource, Adapters, Base};
 use super::scheduler::{Limits, Place, Queue, Scheduler, Statistics, run};
 use super::sequence::Job;
 use super::template::{ChatTemplate, TemplateError};
@@ -42,14 +43,16 @@ pub struct LoadOptions {
     pub queue: usize,
     /// Generations that may run together.
     pub sequences: NonZeroUsize,
-    /// Upper bound on the bytes of weights and KV cache together; none for 1 GiB of cache beside the weights.
+    /// Upper bound on the bytes of weights, adapters and KV cache together; none for 1 GiB of cache beside the others.
     pub memory: Option<u64>,
+    /// Adapters that requests may name.
+    pub adapters: Vec<AdapterSource>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let sequences = NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN);
-        Self { threads: None, context: None, queue: 256, sequences, memory: None }
+        Self { threads: None, context: None, queue: 256, sequences, memory: None, adapters: Vec::new() }
     }
 }
 
@@ -120,6 +123,7 @@ struct Inner {
     context: usize,
     bytes: usize,
     call_style: CallStyle,
+    adapters: Arc<Adapters>,
     intake: mpsc::Sender<Intake>,
 }
 
@@ -153,7 +157,8 @@ impl TextModel {
         let template = ChatTemplate::from_gguf(file, vocabulary.bos_text(), vocabulary.eos_text())
             .map_err(|source| LoadError::Template { path: path.to_owned(), source })?;
         description.limit_vocabulary(vocabulary.len()).map_err(in_file)?;
-        let blocks = cache_blocks(path, &description, &options, mapped.length())?;
+        let adapters = options.adapters.iter().map(|adapter| adapter.bytes).fold(0, u64::saturating_add);
+        let blocks = cache_blocks(path, &description, &options, mapped.length().saturating_add(adapters))?;
         description.limit_context(options.context.map_or(usize::MAX, NonZeroUsize::get));
         description.limit_context(blocks as usize * BLOCK_TOKENS);
         let context = description.context;
@@ -161,11 +166,12 @@ impl TextModel {
         let shape = description.kv_shape();
         let compute = Compute::new(ThreadPool::new("text-compute", threads)?);
         let isa = compute.isa.name();
+        let adapters = Adapters::read(&options.adapters, &Base::from(&description));
         let model = Decoder::read(description, Source::Gguf(file), compute).map_err(in_file)?;
         let bytes = model.bytes();
         drop(mapped);
         let store = KvStore::new(shape, blocks as usize);
-        let this = Self::start(model, store, vocabulary, template, context, bytes, &options)?;
+        let this = Self::start(model, store, vocabulary, template, adapters, context, bytes, &options)?;
         let (path, threads) = (path.display(), threads.get());
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(%path, bytes, context, blocks, threads, isa, seconds, "text model loaded");
@@ -173,17 +179,20 @@ impl TextModel {
     }
 
     /// Starts the threads of `model`.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn start(
         model: impl ForwardPass,
         store: KvStore,
         vocabulary: Vocabulary,
         template: Option<ChatTemplate>,
+        adapters: Adapters,
         context: usize,
         bytes: usize,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
         let queue = Arc::new(Queue::new(options.queue));
         let vocabulary = Arc::new(vocabulary);
+        let adapters = Arc::new(adapters);
         let pool = BlockPool::new(u32::try_from(store.blocks()).unwrap_or(u32::MAX));
         let (intake, requests) = mpsc::channel();
         let size = |tokens: usize| NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
@@ -201,10 +210,11 @@ impl TextModel {
             context,
             bytes,
             call_style,
+            adapters: adapters.clone(),
             intake,
         });
         let grammars = Grammars::new(vocabulary.clone());
-        let prepare = Prepare { queue, vocabulary, template, grammars, context };
+        let prepare = Prepare { queue, vocabulary, template, grammars, adapters, context };
         let intake_thread = std::thread::Builder::new().name("text-prompts".into()).stack_size(TEMPLATE_STACK);
         // Without this thread `inner` is dropped here, which stops the other one.
         intake_thread.spawn(move || prepare.run(&requests))?;
@@ -264,6 +274,7 @@ struct Prepare {
     vocabulary: Arc<Vocabulary>,
     template: Option<ChatTemplate>,
     grammars: Grammars,
+    adapters: Arc<Adapters>,
     context: usize,
 }
 
@@ -288,7 +299,8 @@ impl Prepare {
     }
 
     fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
-        let GenerateRequest { tenant, prompt, tools, sampling, format, stop, max_tokens, deadline } = request;
+        let GenerateRequest { tenant, prompt, lora, tools, sampling, format, stop, max_tokens, deadline } = request;
+        let adapter = lora.map(|name| self.adapter(&name)).transpose()?;
         let (text, rendered) = match prompt {
             Prompt::Raw(text) => (text, false),
             Prompt::Messages(messages) => {
@@ -311,8 +323,17 @@ impl Prepare {
         let property = if tools.is_empty() { "/response_format" } else { "/tools" };
         let grammar = format.map(|format| self.grammars.start(&format, property)).transpose()?;
         let (events, receiver) = unbounded_channel();
-        let job = Job { tenant, salt: 0, prompt, sampling, stop, grammar, max_tokens, deadline, events };
+        let salt = adapter.as_ref().map_or(0, |adapter| adapter.id());
+        let job = Job { tenant, salt, prompt, sampling, stop, grammar, adapter, max_tokens, deadline, events };
         Ok((job, receiver))
+    }
+
+    fn adapter(&self, name: &str) -> Result<Arc<Adapter>, AiError> {
+        match self.adapters.get(name) {
+            Some(Ok(adapter)) => Ok(adapter),
+            Some(Err(error)) => Err(AiError::model_unavailable(format_args!("the adapter {name}: {error}"))),
+            None => Err(AiError::bad_input("at '/lora': the model has no such adapter")),
+        }
     }
 
     fn check(&self, prompt: usize, max_tokens: usize) -> Result<(), AiError> {
@@ -337,6 +358,10 @@ impl TextModel {
 }
 
 impl TextGeneration for TextModel {
+    fn adapters(&self) -> Option<Vec<String>> {
+        Some(self.inner.adapters.names().map(String::from).collect())
+    }
+
     fn call_style(&self) -> CallStyle {
         self.inner.call_style
     }

@@ -1,5 +1,6 @@
 //! One generation: its tokens, its blocks and how far it has come.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use host_kernels::kv::BLOCK_TOKENS;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::forward::Span;
 use super::grammar::Grammar;
 use super::kv_blocks::{BlockPool, BlockTable, Link, Root};
+use super::lora::Adapter;
 use super::sampler::Sampler;
 use super::stop::StopTexts;
 use super::tokenizer::{Detokenizer, Vocabulary};
@@ -23,6 +25,7 @@ pub(crate) struct Job {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) grammar: Option<Grammar>,
+    pub(crate) adapter: Option<Arc<Adapter>>,
     pub(crate) max_tokens: usize,
     pub(crate) deadline: Option<Instant>,
     /// Where events go. Unbounded, because `max_tokens` bounds them and a slow reader must not hold up the batch.
@@ -46,6 +49,7 @@ pub(crate) struct Sequence {
     detokenizer: Detokenizer,
     stop: StopTexts,
     grammar: Option<Grammar>,
+    adapter: Option<Arc<Adapter>>,
     max_tokens: usize,
     deadline: Option<Instant>,
     events: UnboundedSender<GenerateEvent>,
@@ -54,7 +58,7 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// `job` before its first step, with no blocks of `pool` yet.
     pub(crate) fn new(job: Job, number: u64, pool: &BlockPool, detokenizer: Detokenizer) -> Self {
-        let Job { tenant, salt, prompt, sampling, stop, grammar, max_tokens, deadline, events } = job;
+        let Job { tenant, salt, prompt, sampling, stop, grammar, adapter, max_tokens, deadline, events } = job;
         Self {
             number,
             table: pool.table(Root { tenant: tenant.clone(), salt }),
@@ -67,6 +71,7 @@ impl Sequence {
             detokenizer,
             stop: StopTexts::new(stop),
             grammar,
+            adapter,
             max_tokens,
             deadline,
             events,
@@ -162,6 +167,7 @@ impl Sequence {
             position: self.computed,
             blocks: self.table.blocks(),
             logits: end == self.tokens.len(),
+            adapter: self.adapter.as_deref(),
         }
     }
 

@@ -248,7 +248,9 @@ pub(crate) fn scripted(options: &LoadOptions, blocks: usize, gated: bool) -> Scr
     let counter = Counter { started: started.clone(), steps: steps.clone(), gate, logits: Vec::new() };
     let store = KvStore::new(KvShape { layers: 1, heads: 1, width: 1 }, blocks);
     let template = ChatTemplate::new("{{ messages[0].content }}", "", "").unwrap();
-    let model = TextModel::start(counter, store, vocabulary(), Some(template), blocks * 32, 0, options).unwrap();
+    let model =
+        TextModel::start(counter, store, vocabulary(), Some(template), Default::default(), blocks * 32, 0, options)
+            .unwrap();
     Scripted { model, started, steps, gate: gated.then_some(sender) }
 }
 
@@ -269,6 +271,7 @@ pub(crate) fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         tenant: "t".into(),
         prompt: Prompt::Raw(prompt.into()),
         sampling: greedy(),
+        lora: None,
         tools: Vec::new(),
         format: None,
         stop: Vec::new(),

@@ -34,12 +34,14 @@ pub struct Compute {
     /// What the kernels may use.
     pub isa: Isa,
     quantized: QuantizedRows,
+    /// Rows between the factors of adapters.
+    pub(crate) hidden: Vec<f32>,
 }
 
 impl Compute {
     /// With `pool` and the best instructions there are.
     pub fn new(pool: ThreadPool) -> Self {
-        Self { pool, isa: Isa::best(), quantized: QuantizedRows::new() }
+        Self { pool, isa: Isa::best(), quantized: QuantizedRows::new(), hidden: Vec::new() }
     }
 }
 

@@ -66,6 +66,7 @@ fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
         tenant: "t".into(),
         prompt: Prompt::Raw(prompt.into()),
         sampling: greedy(),
+        lora: None,
         tools: Vec::new(),
         format: None,
         stop: Vec::new(),
@@ -249,8 +250,9 @@ fn logits_match_the_reference() {
     let (mut worst_first, mut worst_gap) = (0f64, 0f64);
     for case in golden()["prompts"].as_array().unwrap() {
         let prompt = ids(&case["ids"]);
-        let logits =
-            llama.forward(&mut kv, &[Span { tokens: &prompt, position: 0, blocks: &blocks, logits: true }]).unwrap();
+        let logits = llama
+            .forward(&mut kv, &[Span { tokens: &prompt, position: 0, blocks: &blocks, logits: true, adapter: None }])
+            .unwrap();
         let total = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
         for pair in case["first_token_logprobs"].as_array().unwrap() {
             let (token, expected) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
@@ -260,7 +262,8 @@ fn logits_match_the_reference() {
         for (i, token) in ids(&case["greedy_ids"]).into_iter().enumerate() {
             let best = last.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             worst_gap = worst_gap.max(f64::from(best - last[token as usize]));
-            let span = Span { tokens: &[token], position: prompt.len() + i, blocks: &blocks, logits: true };
+            let span =
+                Span { tokens: &[token], position: prompt.len() + i, blocks: &blocks, logits: true, adapter: None };
             last = llama.forward(&mut kv, &[span]).unwrap().to_vec();
         }
     }

@@ -43,12 +43,19 @@ fn body(output: RunOutput) -> String {
 
 /// Keeps the request that it is given.
 #[derive(Default)]
-struct Recorder(Mutex<Option<GenerateRequest>>);
+struct Recorder {
+    request: Mutex<Option<GenerateRequest>>,
+    adapters: Option<Vec<String>>,
+}
 
 impl TextGeneration for Recorder {
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerateStream, AiError>> {
-        *self.0.lock().unwrap() = Some(request);
+        *self.request.lock().unwrap() = Some(request);
         Box::pin(async { Err(AiError::aborted()) })
+    }
+
+    fn adapters(&self) -> Option<Vec<String>> {
+        self.adapters.clone()
     }
 }
 
@@ -56,7 +63,7 @@ fn read(inputs: Value) -> GenerateRequest {
     let recorder = Arc::new(Recorder::default());
     let model: Arc<dyn TextGeneration> = recorder.clone();
     assert_eq!(block_on(text_generation::run(&model, &request(inputs))).unwrap_err().code, 3008);
-    recorder.0.lock().unwrap().take().unwrap()
+    recorder.request.lock().unwrap().take().unwrap()
 }
 
 #[test]
@@ -229,13 +236,42 @@ fn what_breaks_the_schema_is_named() {
         (json!({ "prompt": "a", "functions": [{}] }), "'/functions'"),
         (json!({ "prompt": "a", "response_format": { "type": "yaml" } }), "'/response_format/type'"),
         (json!({ "prompt": "a", "response_format": { "type": "json_schema" } }), "'/response_format/json_schema'"),
-        (json!({ "prompt": "a", "lora": "x" }), "'/lora'"),
+        (json!({ "prompt": "a", "lora": 1 }), "'/lora'"),
+        (json!({ "prompt": "a", "lora": "" }), "'/lora'"),
         (json!({ "requests": [{ "prompt": "a" }] }), "'/requests'"),
     ] {
         let shown = inputs.to_string().chars().take(80).collect::<String>();
         let error = run(json!({}), inputs).err().unwrap_or_else(|| panic!("accepted {shown}"));
         assert_eq!((error.code, error.status), (5006, 400), "{shown}");
         assert!(error.message.contains(part), "{shown}: {error}");
+    }
+}
+
+#[test]
+fn adapters_are_asked_for_by_name_of_models_that_have_some() {
+    let refused = |adapters: Option<&[&str]>, name: &str| {
+        let adapters = adapters.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        let model: Arc<dyn TextGeneration> = Arc::new(Recorder { adapters, ..Recorder::default() });
+        block_on(text_generation::run(&model, &request(json!({ "prompt": "a", "lora": name })))).unwrap_err()
+    };
+    let error = refused(None, "x");
+    assert_eq!((error.code, error.status), (5005, 405));
+    assert_eq!(error.message, "The model m does not support LoRa inference");
+    let error = refused(Some(&["legal", "medical"]), "legla-");
+    assert_eq!((error.code, error.status), (5006, 400));
+    let lines = "[[ai.loras]]\n  name = \"legla-\"\n  path = \"FOLDER\"\n  models = [\"m\"]";
+    assert!(error.message.contains("'/lora'") && error.message.contains(lines), "{error}");
+    assert!(refused(Some(&["legal", "medical"]), "legal2").message.contains("did you mean \"legal\"?"));
+    assert!(refused(Some(&[]), &"\n\"".repeat(1_000_000)).message.len() < 1000);
+
+    let recorder = Arc::new(Recorder { adapters: Some(vec!["legal".into()]), ..Recorder::default() });
+    let model: Arc<dyn TextGeneration> = recorder.clone();
+    for inputs in [
+        json!({ "prompt": "a", "raw": true, "lora": "legal" }),
+        json!({ "messages": [{ "role": "user", "content": "a" }], "lora": "legal" }),
+    ] {
+        assert_eq!(block_on(text_generation::run(&model, &request(inputs))).unwrap_err().code, 3008);
+        assert_eq!(recorder.request.lock().unwrap().take().unwrap().lora.as_deref(), Some("legal"));
     }
 }
 

@@ -11,6 +11,7 @@ use super::description::{Activation, Description, LayerDescription, MatrixAt, Ro
 use super::source::Source;
 use super::{DecoderError, rope};
 use crate::text::forward::{ForwardError, ForwardPass, Span};
+use crate::text::lora::{AdaptedRows, Projection};
 use crate::text::weights::{Compute, Weight, products};
 
 struct Layer {
@@ -208,6 +209,7 @@ impl Decoder {
         l: usize,
         spans: &[Span<'_>],
         ragged: &[AttentionSpan<'_>],
+        adapted: &AdaptedRows<'_>,
     ) -> Result<(), ForwardError> {
         let Description { width, inner, heads, head, epsilon, activation, attention_scale, .. } = self.description;
         let isa = self.compute.isa;
@@ -216,23 +218,30 @@ impl Decoder {
         rms_norm(isa, &b.x, &layer.attention_norm, epsilon, &mut b.normed);
         let mut outputs = [(&layer.query, &mut b.query), (&layer.key, &mut b.key), (&layer.value, &mut b.value)];
         products(&mut self.compute, &b.normed, width, &mut outputs)?;
+        let mut outputs =
+            [(Projection::Query, &mut b.query), (Projection::Key, &mut b.key), (Projection::Value, &mut b.value)];
+        adapted.add(&mut self.compute, l, &b.normed, width, &mut outputs);
 
         self.store(store, l, spans);
         let (layer, b) = (&self.layers[l], &mut self.buffers);
         b.attended.resize(b.query.len(), 0.0);
         attend(isa, &self.compute.pool, store, l, ragged, heads, attention_scale, &b.query, &mut b.attended);
         products(&mut self.compute, &b.attended, heads * head, &mut [(&layer.output, &mut b.out)])?;
+        adapted.add(&mut self.compute, l, &b.attended, heads * head, &mut [(Projection::Output, &mut b.out)]);
         add_bias(&mut b.out, layer.output_bias.as_deref());
         post_norm(&self.compute, layer.attention_post_norm.as_deref(), epsilon, b);
         add(isa, &mut b.x, &b.out);
 
         rms_norm(isa, &b.x, &layer.inner_norm, epsilon, &mut b.normed);
         products(&mut self.compute, &b.normed, width, &mut [(&layer.gate, &mut b.gate), (&layer.up, &mut b.up)])?;
+        let mut outputs = [(Projection::Gate, &mut b.gate), (Projection::Up, &mut b.up)];
+        adapted.add(&mut self.compute, l, &b.normed, width, &mut outputs);
         match activation {
             Activation::Silu => silu_mul(isa, &mut b.gate, &b.up),
             Activation::GeluTanh => gelu_mul(&mut b.gate, &b.up),
         }
         products(&mut self.compute, &b.gate, inner, &mut [(&layer.down, &mut b.out)])?;
+        adapted.add(&mut self.compute, l, &b.gate, inner, &mut [(Projection::Down, &mut b.out)]);
         post_norm(&self.compute, layer.inner_post_norm.as_deref(), epsilon, b);
         add(isa, &mut b.x, &b.out);
         Ok(())
@@ -263,6 +272,7 @@ impl ForwardPass for Decoder {
         let mut start = 0;
         let mut ragged = Vec::with_capacity(spans.len());
         let mut wanted = Vec::new();
+        let adapted = AdaptedRows::of(spans);
         for span in spans {
             let end = start + span.tokens.len();
             ragged.push(AttentionSpan { rows: start..end, position: span.position, blocks: span.blocks });
@@ -270,7 +280,7 @@ impl ForwardPass for Decoder {
             start = end;
         }
         for l in 0..self.layers.len() {
-            self.layer(store, l, spans, &ragged)?;
+            self.layer(store, l, spans, &ragged, &adapted)?;
         }
         let (width, b) = (self.description.width, &mut self.buffers);
         b.out.clear();

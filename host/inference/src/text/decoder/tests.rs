@@ -34,7 +34,7 @@ fn tokens(seed: u32, count: u32) -> Vec<u32> {
 fn logits(model: &mut Decoder, store: &mut KvStore, prompt: &[u32], piece: usize, blocks: &[u32]) -> Vec<f32> {
     let mut last = Vec::new();
     for (i, tokens) in prompt.chunks(piece).enumerate() {
-        let span = Span { tokens, position: i * piece, blocks, logits: true };
+        let span = Span { tokens, position: i * piece, blocks, logits: true, adapter: None };
         last = model.forward(store, &[span]).unwrap().to_vec();
     }
     last
@@ -57,7 +57,7 @@ fn pieces_of_a_prompt_and_other_sequences_change_no_bit() {
         }
         let spans = prompts.iter().zip(&tables);
         let spans: Vec<Span<'_>> =
-            spans.map(|(tokens, blocks)| Span { tokens, position: 0, blocks, logits: true }).collect();
+            spans.map(|(tokens, blocks)| Span { tokens, position: 0, blocks, logits: true, adapter: None }).collect();
         assert_eq!(model.forward(&mut store, &spans).unwrap(), whole, "{kind:?} together");
     }
 }
@@ -92,9 +92,9 @@ fn weights_of_every_kind_run() {
 fn batches_that_cannot_be_computed_are_errors() {
     let (mut model, mut store) = read(&tiny_llama(&[GgmlDType::Q8_0]), 1);
     for span in [
-        Span { tokens: &[], position: 0, blocks: &[0], logits: true },
-        Span { tokens: &[1, 2], position: 31, blocks: &[0], logits: true },
-        Span { tokens: &[VOCABULARY as u32], position: 0, blocks: &[0], logits: true },
+        Span { tokens: &[], position: 0, blocks: &[0], logits: true, adapter: None },
+        Span { tokens: &[1, 2], position: 31, blocks: &[0], logits: true, adapter: None },
+        Span { tokens: &[VOCABULARY as u32], position: 0, blocks: &[0], logits: true, adapter: None },
     ] {
         assert!(matches!(model.forward(&mut store, &[span]), Err(ForwardError::Batch(_))));
     }

@@ -133,6 +133,7 @@ impl Fixture {
             sampling: Sampling { temperature, seed: asked.seed, frequency_penalty: 0.1, ..greedy() },
             stop: asked.stop.map(String::from).into_iter().collect(),
             grammar: asked.format.as_ref().map(|format| self.grammars.start(format, "/p").unwrap()),
+            adapter: None,
             max_tokens: asked.max_tokens,
             deadline: asked.deadline.map(|steps| self.at(now + steps)),
             events,
