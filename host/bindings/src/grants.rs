@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use host_assets::Assets;
 use host_config::{AiGrant, Binding, Missing, Secret};
 use host_inference::AiError;
+use serde_json::{Map, Value};
 
 use crate::outbound::{Policy, PolicyError};
 
@@ -19,7 +20,7 @@ pub struct Grants {
 pub(crate) enum EnvValue {
     Text(String),
     /// A variable that is not a string.
-    Json(serde_json::Value),
+    Json(Value),
     Secret(Secret),
     Ai(AiGrant),
     /// The worker's static files.
@@ -97,6 +98,16 @@ impl Grants {
         }
     }
 
+    /// Whether `binding`, which is an AI binding, grants the adapter that `inputs` ask for.
+    pub(crate) fn check_lora(&self, binding: &str, inputs: &Map<String, Value>) -> Result<(), AiError> {
+        match (self.env.get(binding), inputs.get("lora").and_then(Value::as_str)) {
+            (Some(EnvValue::Ai(grant)), Some(lora)) if !grant.allows_lora(lora) => {
+                Err(AiError::not_allowed(self.explain_missing(Missing::Lora, lora)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Every import that this worker was not granted, or that no worker is.
     pub fn check_imports(&self, imports: &[String]) -> Vec<MissingGrant> {
         imports
@@ -122,6 +133,7 @@ impl Grants {
         let what = match missing {
             Missing::Ai => "no AI binding",
             Missing::Model => "no right to run the model",
+            Missing::Lora => "no right to use the adapter",
             Missing::Secret => "no secret",
             _ => "no variable",
         };

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use host_assets::{Assets, navigation_prefers_assets};
 use host_bindings::{Bindings, Grants, Services, Site, outbound};
 use host_config::{Device, LoadOptions, Main, ModelSource, Project};
-use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalModel, LocalSource};
+use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalAdapter, LocalModel, LocalSource};
 use host_inference::store::{self, Store};
 use host_inference::{Task, backend, catalogue};
 use host_js::{BuildRequest, Builder, Built, Mapper, Progress as _, Toolchain};
@@ -321,6 +321,7 @@ fn engine_config(project: &Project) -> EngineConfig {
     EngineConfig {
         models_directory: models_directory(project),
         models: ai.models.iter().map(local_model).collect(),
+        adapters: ai.loras.iter().map(local_adapter).collect(),
         aliases: ai.aliases.clone(),
         device: match ai.device {
             Device::Cpu => DeviceChoice::Cpu,
@@ -337,6 +338,10 @@ fn engine_config(project: &Project) -> EngineConfig {
 /// Where a project's models lie.
 fn models_directory(project: &Project) -> PathBuf {
     project.ai.model_directory.clone().unwrap_or_else(store::default_directory)
+}
+
+fn local_adapter(lora: &host_config::LoraEntry) -> LocalAdapter {
+    LocalAdapter { name: lora.name.clone(), path: lora.path.clone(), models: lora.models.clone() }
 }
 
 fn local_model(model: &host_config::ModelEntry) -> LocalModel {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::diagnostic::quoted;
+use crate::lora::{LoraEntry, lora};
 use crate::names::{MODEL_GRAMMAR, is_model};
 use crate::paths::absolute;
 use crate::source::{Report, Span, Spanned};
@@ -20,6 +21,8 @@ use crate::tree::{Document, Node, Table, Value};
 pub struct Ai {
     /// Models of the user's own, in the order of the files; names are unique. Key `models`, its tables.
     pub models: Vec<ModelEntry>,
+    /// Adapters of the user's own, in the order of the files; names are unique. Key `loras`, its tables.
+    pub loras: Vec<LoraEntry>,
     /// Names that stand for other models. No value is itself an alias. Key `aliases`.
     pub aliases: BTreeMap<String, String>,
     /// Where models run. Key `device`, default `auto`.
@@ -179,6 +182,7 @@ const LONGEST_CHAIN: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct AiParts {
     models: Vec<Spanned<ModelEntry>>,
+    loras: Vec<Spanned<LoraEntry>>,
     aliases: BTreeMap<String, Spanned<String>>,
     device: Option<Spanned<Device>>,
     model_directory: Option<Spanned<PathBuf>>,
@@ -194,7 +198,12 @@ impl AiParts {
         let Some(table) = document.root.table("ai") else { return };
         for node in table.array("models").unwrap_or_default() {
             if let Some(model) = node.as_table().and_then(|table| model(table, node.span, directory, report)) {
-                self.add_model(model, report);
+                add(&mut self.models, model, |model| &model.name, "model", report);
+            }
+        }
+        for table in table.array("loras").unwrap_or_default().iter().filter_map(Node::as_table) {
+            if let Some(entry) = lora(table, directory, report) {
+                add(&mut self.loras, entry, |lora| &lora.name, "adapter", report);
             }
         }
         for entry in table.table("aliases").map_or(&[][..], |aliases| &aliases.entries) {
@@ -227,22 +236,6 @@ impl AiParts {
             Some(Spanned { value: u64::try_from(mib.value.get()).ok()?.checked_mul(1 << 20)?, span: mib.span })
         });
         once(&mut self.memory_bytes, memory, "memory_mb", report);
-    }
-
-    fn add_model(&mut self, model: Spanned<ModelEntry>, report: &mut Report) {
-        match self.models.iter().find(|known| known.value.name == model.value.name) {
-            // The same entry in several files is what one gets by sharing a part of them.
-            Some(known) if known.value == model.value && known.span.file != model.span.file => {}
-            Some(known) => {
-                let message = format!(
-                    "the model {} is defined twice: also {}",
-                    quoted(&model.value.name),
-                    place(known.span, model.span, report)
-                );
-                report.error(model.span, message);
-            }
-            None => self.models.push(model),
-        }
     }
 
     fn add_alias(&mut self, name: &str, target: Spanned<String>, report: &mut Report) {
@@ -284,6 +277,7 @@ impl AiParts {
         }
         Ai {
             models: self.models.into_iter().map(|model| model.value).collect(),
+            loras: self.loras.into_iter().map(|lora| lora.value).collect(),
             aliases,
             device: self.device.map(|device| device.value).unwrap_or_default(),
             model_directory: self.model_directory.map(|directory| directory.value),
@@ -304,6 +298,26 @@ impl AiParts {
             }
         }
         None
+    }
+}
+
+/// Adds an entry whose name no other of its list may have.
+fn add<T: PartialEq>(
+    entries: &mut Vec<Spanned<T>>,
+    entry: Spanned<T>,
+    name: impl Fn(&T) -> &str,
+    what: &str,
+    report: &mut Report,
+) {
+    match entries.iter().find(|known| name(&known.value) == name(&entry.value)) {
+        // The same entry in several files is what one gets by sharing a part of them.
+        Some(known) if known.value == entry.value && known.span.file != entry.span.file => {}
+        Some(known) => {
+            let place = place(known.span, entry.span, report);
+            let message = format!("the {what} {} is defined twice: also {place}", quoted(name(&entry.value)));
+            report.error(entry.span, message);
+        }
+        None => entries.push(entry),
     }
 }
 
@@ -339,9 +353,18 @@ fn positive(table: &Table, key: &str) -> Option<Spanned<NonZeroUsize>> {
 }
 
 pub(crate) fn check_model_name(name: &str, span: Span, report: &mut Report) -> bool {
+    check_name(name, "a model", span, report)
+}
+
+/// Adapters are named as models are.
+pub(crate) fn check_name(name: &str, what: &str, span: Span, report: &mut Report) -> bool {
     let valid = is_model(name);
     if !valid {
-        report.error_with_help(span, format!("{} is no name for a model", quoted(name)), MODEL_GRAMMAR);
+        report.error_with_help(
+            span,
+            format!("{} is no name for {what}", quoted(name)),
+            format!("{what}'s name {MODEL_GRAMMAR}"),
+        );
     }
     valid
 }

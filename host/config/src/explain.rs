@@ -16,6 +16,8 @@ pub enum Missing {
     Ai,
     /// The right to run the model of this name: the worker's grant is narrowed to others.
     Model,
+    /// The right to use the adapter of this name: the worker's grant is narrowed to others.
+    Lora,
     /// A model of this name: the host has none.
     LocalModel,
     /// A variable.
@@ -95,6 +97,7 @@ fn explain(missing: Missing, name: &str, home: &Home) -> String {
         Missing::Secret => return format!("{}=\"…\"", key(name)),
         Missing::Ai => one(&["ai"], "binding", text),
         Missing::Model => one(&["ai"], "models", listing()),
+        Missing::Lora => one(&["ai"], "loras", listing()),
         Missing::LocalModel => many(&["ai", "models"], &[("name", &text), ("path", "\"model.gguf\"")]),
         Missing::Variable => one(&["vars"], &key(name), "\"…\"".into()),
         Missing::KvNamespace => many(&["kv_namespaces"], &[("binding", &text)]),
@@ -192,9 +195,10 @@ fn text(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Missing; 13] = [
+    const ALL: [Missing; 14] = [
         Missing::Ai,
         Missing::Model,
+        Missing::Lora,
         Missing::LocalModel,
         Missing::Variable,
         Missing::Secret,

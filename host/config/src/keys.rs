@@ -121,6 +121,7 @@ pub static WORKER_AI: Section = Section {
     keys: &[&[
         AI_BINDING,
         key("models", Takes::Texts, "the only models the worker may run; default all (the host's own)"),
+        key("loras", Takes::Texts, "the only adapters the worker may use; default all (the host's own)"),
     ]],
     ignored: AI_IGNORED,
 };
@@ -133,6 +134,11 @@ pub static AI: Section = Section {
             "models",
             Takes::TextsOrTables(&MODEL),
             "strings: the only models the worker may run; tables: models of your own (the host's own)",
+        ),
+        key(
+            "loras",
+            Takes::TextsOrTables(&LORA),
+            "strings: the only adapters the worker may use; tables: adapters of your own (the host's own)",
         ),
         key(
             "aliases",
@@ -186,6 +192,20 @@ pub static MODEL: Section = Section {
             Takes::Choice(&["mean", "cls"]),
             "how token vectors become one embedding; default the model's own",
         ),
+    ]],
+    ignored: &[],
+};
+
+/// `[[ai.loras]]` (the host's own).
+pub static LORA: Section = Section {
+    keys: &[&[
+        required("name", Takes::Text, "the name that requests give in `lora`"),
+        required(
+            "path",
+            Takes::Text,
+            "a folder with `adapter_config.json` and `adapter_model.safetensors`, relative to the binding file",
+        ),
+        required("models", Takes::Texts, "the list of models that the adapter was made for, by their names or aliases"),
     ]],
     ignored: &[],
 };
@@ -433,7 +453,7 @@ pub(crate) fn home(name: &str, here: &'static Section) -> Option<&'static str> {
         (&QUEUES, "`[queues]`"),
     ];
     // These names mean something in several tables, so that pointing at one of them would be a guess.
-    if matches!(name, "binding" | "name" | "models" | "memory_mb") {
+    if matches!(name, "binding" | "name" | "models" | "loras" | "memory_mb") {
         return None;
     }
     let holds = |section: &'static Section| !std::ptr::eq(section, here) && section.key(name).is_some();
@@ -455,7 +475,7 @@ mod tests {
 
     #[test]
     fn no_key_is_listed_twice() {
-        for section in [&ROOT, &ENTRY, &ENVIRONMENT, &AI, &WORKER_AI, &MODEL, &CONSUMER, &D1, &ASSETS] {
+        for section in [&ROOT, &ENTRY, &ENVIRONMENT, &AI, &WORKER_AI, &MODEL, &LORA, &CONSUMER, &D1, &ASSETS] {
             let mut names: Vec<&str> = section.all().map(|key| key.name).collect();
             names.sort_unstable();
             let all = names.len();

@@ -11,6 +11,7 @@ use crate::ai::check_model_name;
 use crate::assets::{self, AssetsLayer};
 use crate::cron;
 use crate::diagnostic::quoted;
+use crate::lora::check_lora_name;
 use crate::names::{is_binding, is_variable};
 use crate::outbound::{Outbound, destination};
 use crate::route::{HostPattern, PathPattern, Route};
@@ -83,6 +84,25 @@ pub(crate) fn decode(table: &Table, span: Span, report: &mut Report) -> Layer {
         unserved: unserved(table),
         unheeded: unheeded(table),
     }
+}
+
+/// The names that an array of `[ai]` narrows a binding to. An array of tables alone defines entries and narrows nothing; an
+/// empty array grants none.
+fn narrowed(
+    table: &Table,
+    key: &str,
+    check: impl Fn(&str, Span, &mut Report) -> bool,
+    report: &mut Report,
+) -> Option<Vec<String>> {
+    let nodes = table.array(key)?;
+    let narrows = nodes.is_empty() || nodes.iter().any(|node| node.as_text().is_some());
+    let mut names = Vec::new();
+    for (node, name) in texts(Some(nodes)) {
+        if check(name, node.span, report) {
+            names.push(name.to_owned());
+        }
+    }
+    narrows.then_some(names)
 }
 
 fn texts(nodes: Option<&[Node]>) -> impl Iterator<Item = (&Node, &str)> {
@@ -233,25 +253,16 @@ impl Bindings {
     }
 
     fn ai(&mut self, table: &Table, report: &mut Report) {
-        let mut models = Vec::new();
-        for (node, name) in texts(table.array("models")) {
-            if check_model_name(name, node.span, report) {
-                models.push(name.to_owned());
-            }
+        let models = narrowed(table, "models", check_model_name, report);
+        let loras = narrowed(table, "loras", check_lora_name, report);
+        if let Some((name, span)) = table.text("binding") {
+            return self.add(name, span, "ai", Binding::Ai(AiGrant { models, loras }), report);
         }
-        // An array of tables alone defines models and grants them all; an empty array grants none.
-        let array = table.array("models");
-        let narrows = array.is_some_and(|nodes| nodes.is_empty() || nodes.iter().any(|node| node.as_text().is_some()));
-        match (table.text("binding"), table.get("models")) {
-            (Some((name, span)), _) => {
-                let grant = AiGrant { models: narrows.then_some(models) };
-                self.add(name, span, "ai", Binding::Ai(grant), report);
-            }
-            (None, Some(entry)) if narrows && table.get("binding").is_none() => {
+        for (key, narrows) in [("models", models.is_some()), ("loras", loras.is_some())] {
+            if let (true, Some(entry), None) = (narrows, table.get(key), table.get("binding")) {
                 let help = "add `binding = \"AI\"` to the same table";
-                report.error_with_help(entry.key_span, "`models` narrows a binding that is not there", help);
+                report.error_with_help(entry.key_span, format!("`{key}` narrows a binding that is not there"), help);
             }
-            _ => {}
         }
     }
 

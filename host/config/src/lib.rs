@@ -31,6 +31,7 @@ mod jsonc_syntax;
 pub mod keys;
 mod layer;
 mod load;
+mod lora;
 mod names;
 mod outbound;
 mod paths;
@@ -49,6 +50,7 @@ pub use assets::{Assets, HtmlHandling, NotFoundHandling, PathGlob, RunWorkerFirs
 pub use diagnostic::{Diagnostic, Faults, Severity};
 pub use explain::{Missing, explain_missing};
 pub use load::{FILE_NAMES, LoadOptions, load};
+pub use lora::LoraEntry;
 pub use names::{NameError, WorkerName};
 pub use outbound::Outbound;
 pub use project::{Dev, Project};

@@ -99,9 +99,8 @@ pub(crate) fn is_model(name: &str) -> bool {
     name.len() <= 200 && name.split('/').all(part)
 }
 
-/// What [`is_model`] allows, in words.
-pub(crate) const MODEL_GRAMMAR: &str =
-    "a model's name has up to 200 letters, digits and `_ . - @ : +`, in parts separated by `/`";
+/// What [`is_model`] allows, in words that follow "the name".
+pub(crate) const MODEL_GRAMMAR: &str = "has up to 200 letters, digits and `_ . - @ : +`, in parts separated by `/`";
 
 /// Whether an environment may have this name, which becomes part of a file's name.
 pub(crate) fn is_environment(name: &str) -> bool {

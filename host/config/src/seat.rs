@@ -64,8 +64,9 @@ fn misplaced(root: &Table, report: &mut Report) {
         report.error_with_help(entry.key_span, message, help);
     }
     let binding = root.table("ai").and_then(|ai| ai.get("binding"));
-    let narrowed = root.table("ai").and_then(|ai| ai.array("models")).unwrap_or_default();
-    let text = narrowed.iter().find(|node| node.as_text().is_some()).map(|node| node.span);
+    let narrowed = |key| root.table("ai").and_then(|ai| ai.array(key)).unwrap_or_default();
+    let mut texts = narrowed("models").iter().chain(narrowed("loras")).filter(|node| node.as_text().is_some());
+    let text = texts.next().map(|node| node.span);
     if let Some(span) = binding.map(|entry| entry.key_span).or(text) {
         let message = "this grants AI at the top level, where this file has no worker";
         report.error_with_help(span, message, "move it into the `[[workers]]` entries it is meant for: `[workers.ai]`");

@@ -117,12 +117,20 @@ pub enum Binding {
 pub struct AiGrant {
     /// The only models it may run, by the names it uses; all if none. Key `models` of `[ai]`.
     pub models: Option<Vec<String>>,
+    /// The only adapters it may use; all if none. Key `loras` of `[ai]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loras: Option<Vec<String>>,
 }
 
 impl AiGrant {
     /// Whether the worker may run the model of this name.
     pub fn allows(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.iter().any(|name| name == model))
+    }
+
+    /// Whether the worker may use the adapter of this name.
+    pub fn allows_lora(&self, lora: &str) -> bool {
+        self.loras.as_ref().is_none_or(|loras| loras.iter().any(|name| name == lora))
     }
 }
 
@@ -287,7 +295,8 @@ mod tests {
     #[test]
     fn a_grant_without_models_allows_all() {
         assert!(AiGrant::default().allows("x"));
-        let narrow = AiGrant { models: Some(vec!["a".into()]) };
+        let narrow = AiGrant { models: Some(vec!["a".into()]), loras: Some(vec!["l".into()]) };
         assert!(narrow.allows("a") && !narrow.allows("b"));
+        assert!(AiGrant::default().allows_lora("x") && narrow.allows_lora("l") && !narrow.allows_lora("a"));
     }
 }

@@ -5,6 +5,7 @@
 //! matter. A name in a request is hostile, so it is only ever looked up, never made into a path before it has passed
 //! [`crate::store::ModelName`]; a fault or panic in one request's work is that request's error and nobody else's.
 
+mod adapters;
 mod load;
 mod names;
 mod residency;
@@ -25,6 +26,7 @@ use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
 use crate::request::{ByteStream, RunOutput, RunRequest, RunResponse};
 use crate::store::{self, Store};
+use crate::text::AdapterSource;
 use crate::{AiError, tasks};
 
 pub use names::ConfigFault;
@@ -38,6 +40,8 @@ pub struct EngineConfig {
     pub models_directory: PathBuf,
     /// Models under names of the user's own, `[[ai.models]]`.
     pub models: Vec<LocalModel>,
+    /// Adapters of these models, `[[ai.loras]]`.
+    pub adapters: Vec<LocalAdapter>,
     /// Names that stand for other names, `[ai.aliases]`.
     pub aliases: BTreeMap<String, String>,
     /// Where to compute.
@@ -59,6 +63,7 @@ impl EngineConfig {
         Self {
             models_directory: models_directory.into(),
             models: Vec::new(),
+            adapters: Vec::new(),
             aliases: BTreeMap::new(),
             device: DeviceChoice::default(),
             threads: None,
@@ -87,6 +92,17 @@ pub struct LocalModel {
     pub context: Option<NonZeroUsize>,
     /// How an encoder's token states become one vector when a request does not say.
     pub pooling: Option<Pooling>,
+}
+
+/// A LoRA adapter of the user's own.
+#[derive(Debug, Clone)]
+pub struct LocalAdapter {
+    /// The name that requests use.
+    pub name: String,
+    /// A folder with `adapter_config.json` and `adapter_model.safetensors`.
+    pub path: PathBuf,
+    /// The models that it is for, by their names or aliases.
+    pub models: Vec<String>,
 }
 
 /// Where a [`LocalModel`] comes from.
@@ -177,6 +193,8 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     directory: Directory,
+    /// The adapters of each model, by the model's own name.
+    adapters: BTreeMap<String, Vec<AdapterSource>>,
     residency: Residency,
     settings: load::Settings,
 }
@@ -197,12 +215,14 @@ impl Engine {
         faults.extend(load::check_device(config.device).err());
         let directory =
             Directory::new(config.models, config.aliases, Store::open(config.models_directory), &mut faults);
+        let adapters = adapters::by_model(config.adapters, &directory, &mut faults);
         if !faults.is_empty() {
             return Err(EngineError::Config(faults));
         }
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Engine(Arc::new(Inner {
             directory,
+            adapters,
             residency: Residency::new(config.memory_bytes),
             settings: load::Settings {
                 threads: config.threads.unwrap_or(cores),
@@ -276,7 +296,10 @@ impl Engine {
         }
         let known = self.0.directory.find(name).ok_or_else(|| AiError::no_such_model(name))?;
         let plan = match known.source {
-            Source::Files(files) => load::Plan::Files { task: known.task, files },
+            Source::Files(files) => {
+                let adapters = self.0.adapters.get(&known.name).cloned().unwrap_or_default();
+                load::Plan::Files { task: known.task, files, adapters }
+            }
             Source::Script(script) => load::Plan::Script { task: known.task, script },
             Source::Package(_) => {
                 return Err(AiError::model_unavailable(format_args!(

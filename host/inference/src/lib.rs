@@ -22,6 +22,6 @@ pub mod tasks;
 pub mod text;
 
 pub use catalogue::Task;
-pub use engine::{DeviceChoice, Engine, EngineConfig, EngineError, LocalModel, LocalSource};
+pub use engine::{DeviceChoice, Engine, EngineConfig, EngineError, LocalAdapter, LocalModel, LocalSource};
 pub use error::AiError;
 pub use request::{Attachment, ByteStream, RunOutput, RunRequest, RunResponse, Tenant};

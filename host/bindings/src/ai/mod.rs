@@ -101,7 +101,8 @@ impl Admitted {
     }
 
     async fn run_parsed(self, inputs: Object, options: Object) -> Result<RunResponse, AiError> {
-        let Call { model, attachments, .. } = self.call;
+        let Call { binding, model, attachments, .. } = self.call;
+        self.bindings.grants().check_lora(&binding, &inputs)?;
         let tenant = Tenant::from(self.bindings.grants().worker());
         let request = RunRequest { tenant, model, inputs, attachments, options };
         let model = request.model.clone();

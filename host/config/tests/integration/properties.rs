@@ -145,6 +145,7 @@ fn key() -> impl Strategy<Value = String> {
         "ai",
         "binding",
         "models",
+        "loras",
         "aliases",
         "path",
         "backend",

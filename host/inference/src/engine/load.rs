@@ -12,6 +12,7 @@ use crate::AiError;
 use crate::backend::Model;
 use crate::catalogue::Task;
 use crate::store::Layout;
+use crate::text::AdapterSource;
 use crate::{embeddings, mock, text};
 
 /// What all models of an engine share.
@@ -34,22 +35,28 @@ impl Settings {
 
 /// What is to be loaded.
 pub(super) enum Plan {
-    Files { task: Task, files: Files },
+    Files { task: Task, files: Files, adapters: Vec<AdapterSource> },
     Script { task: Task, script: Value },
 }
 
 impl Plan {
-    /// What the model will take of the memory budget: its weights and, where it generates text, its cache. Buffers that
+    /// What the model will take of the memory budget: its weights and, where it generates text, its adapters and its cache. Buffers that
     /// are small beside those are not counted.
     pub(super) fn bytes(&self, settings: &Settings) -> u64 {
         match self {
-            Plan::Files { task: Task::TextGeneration, files } => {
-                settings.with_cache(files.bytes).unwrap_or(files.bytes)
+            Plan::Files { task: Task::TextGeneration, files, adapters } => {
+                let weights = weights(files, adapters);
+                settings.with_cache(weights).unwrap_or(weights)
             }
             Plan::Files { files, .. } => files.bytes,
             Plan::Script { .. } => 0,
         }
     }
+}
+
+/// Bytes of a text model and of all its adapters, which are loaded with it.
+fn weights(files: &Files, adapters: &[AdapterSource]) -> u64 {
+    adapters.iter().map(|adapter| adapter.bytes).fold(files.bytes, u64::saturating_add)
 }
 
 /// Whether this build can compute there.
@@ -65,7 +72,7 @@ pub(super) fn check_device(choice: DeviceChoice) -> Result<(), ConfigFault> {
 /// Reads weights; takes seconds and blocks.
 pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
     match plan {
-        Plan::Files { task: Task::TextEmbeddings, files } => match files.layout {
+        Plan::Files { task: Task::TextEmbeddings, files, .. } => match files.layout {
             Layout::Safetensors(ref directory) => encoder(directory, &files, settings),
             Layout::Gguf(path) => Err(AiError::model_unavailable(format_args!(
                 "{} is a GGUF file; encoders are read from a directory with config.json, tokenizer.json and \
@@ -73,8 +80,8 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
                 path.display()
             ))),
         },
-        Plan::Files { task: Task::TextGeneration, files } => match files.layout {
-            Layout::Gguf(ref path) => text_generation(path, &files, settings),
+        Plan::Files { task: Task::TextGeneration, files, adapters } => match files.layout {
+            Layout::Gguf(ref path) => text_generation(path, &files, adapters, settings),
             Layout::Safetensors(directory) => Err(AiError::model_unavailable(format_args!(
                 "{} holds safetensors; text generation is read from a GGUF file",
                 directory.display()
@@ -97,12 +104,18 @@ fn encoder(directory: &Path, files: &Files, settings: &Settings) -> Result<Model
 }
 
 /// A language model out of a GGUF file.
-fn text_generation(path: &Path, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+fn text_generation(
+    path: &Path,
+    files: &Files,
+    adapters: Vec<AdapterSource>,
+    settings: &Settings,
+) -> Result<Model, AiError> {
     let options = text::LoadOptions {
         threads: Some(settings.threads),
         context: files.context,
         queue: settings.queue.get(),
-        memory: settings.with_cache(files.bytes),
+        memory: settings.with_cache(weights(files, &adapters)),
+        adapters,
         ..text::LoadOptions::default()
     };
     text::load(path, options).map(Model::TextGeneration).map_err(AiError::model_unavailable)

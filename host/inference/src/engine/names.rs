@@ -53,6 +53,24 @@ pub enum ConfigFault {
         /// What is wrong and what to do.
         why: String,
     },
+    /// An adapter whose files cannot be used.
+    #[error("[[ai.loras]] \"{name}\": {why}")]
+    Adapter {
+        /// The adapter.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// An adapter for a model that nothing here knows.
+    #[error("[[ai.loras]] \"{name}\" is for \"{target}\", which is no model here{}", did_you_mean(.nearest))]
+    AdapterModel {
+        /// The adapter.
+        name: String,
+        /// The model that it names.
+        target: String,
+        /// A known name that looks like it.
+        nearest: Option<String>,
+    },
     /// A device this build or machine does not have.
     #[error("[ai] device: {0}")]
     Device(String),
@@ -172,7 +190,7 @@ impl Directory {
         Some(Known { name: name.to_owned(), task: hosted.task, source: Source::Hosted(hosted) })
     }
 
-    fn nearest(&self, name: &str) -> Option<String> {
+    pub(super) fn nearest(&self, name: &str) -> Option<String> {
         let names = self.names();
         nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
     }
@@ -224,7 +242,7 @@ impl Directory {
     }
 }
 
-fn check_name(name: &str, faults: &mut Vec<ConfigFault>) {
+pub(super) fn check_name(name: &str, faults: &mut Vec<ConfigFault>) {
     if let Err(error) = name.parse::<ModelName>() {
         faults.push(ConfigFault::Name { name: name.to_owned(), why: error.to_string() });
     }
