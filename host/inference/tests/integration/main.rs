@@ -5,6 +5,7 @@
 mod embeddings;
 mod engine;
 mod hub;
+mod lora;
 mod smollm2;
 mod store;
 mod support;

@@ -21,18 +21,15 @@ use host_inference::text::gguf::GgufFile;
 use host_inference::text::template::ChatTemplate;
 use host_inference::text::weights::Compute;
 use host_inference::text::{LoadOptions, TextModel};
-use host_inference::{RunOutput, RunRequest, store};
+use host_inference::{RunOutput, RunRequest};
 use host_kernels::kv::KvStore;
 use host_kernels::threads::ThreadPool;
 use serde_json::{Map, Value, json};
 
+use crate::support::real_gguf;
+
 fn path() -> PathBuf {
-    let folder = store::default_directory().join("smollm2-135m-instruct");
-    let files = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let gguf = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf")).min();
-    gguf.unwrap_or_else(|| {
-        panic!("no model in {}: fetch it with `host models pull smollm2-135m-instruct`", folder.display())
-    })
+    real_gguf("smollm2-135m-instruct")
 }
 
 fn golden() -> Value {

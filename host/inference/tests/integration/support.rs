@@ -45,6 +45,14 @@ pub(crate) fn real(name: &str) -> PathBuf {
     }
 }
 
+/// The GGUF file of a real model. A missing one is a failure that says how to get it.
+pub(crate) fn real_gguf(name: &str) -> PathBuf {
+    let folder = store::default_directory().join(name);
+    let files = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let gguf = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf")).min();
+    gguf.unwrap_or_else(|| panic!("no model in {}: fetch it with `host models pull {name}`", folder.display()))
+}
+
 pub(crate) fn config() -> Value {
     json!({
         "model_type": "bert", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
