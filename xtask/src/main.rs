@@ -8,6 +8,7 @@
 mod bench;
 mod cache;
 mod command;
+mod cuda;
 mod guests;
 mod js;
 mod models;
@@ -75,6 +76,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Works on the code for NVIDIA GPUs without one.
+    Cuda {
+        #[command(subcommand)]
+        cuda: cuda::Cuda,
+    },
     /// Measures this host beside a peer on this machine, one JSON line per figure.
     Bench {
         #[command(subcommand)]
@@ -111,6 +117,7 @@ fn run(task: Task) -> Result<()> {
         Task::Serve { host_arguments } => serve::serve(&workspace, &host_arguments, &progress),
         Task::Test { test_arguments } => test::test(&workspace, &test_arguments, &progress),
         Task::Wit { check } => wit::vendor(&workspace, check, &progress),
+        Task::Cuda { cuda } => cuda::run(&workspace, &cuda, &progress),
         Task::Bench { bench } => bench::bench(&workspace, bench, &progress),
     }
 }

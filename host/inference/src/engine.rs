@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
+use crate::device::Placement;
 use crate::request::{ByteStream, RunOutput, RunRequest, RunResponse};
 use crate::store::{self, Store};
 use crate::text::AdapterSource;
@@ -118,7 +119,7 @@ pub enum LocalSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum DeviceChoice {
-    /// The best device this build knows.
+    /// A GPU that this build has code for and that works, else the processor.
     #[default]
     Auto,
     /// The processor.
@@ -212,7 +213,10 @@ impl Engine {
     /// [`EngineError::Config`] with every fault found.
     pub fn new(config: EngineConfig) -> Result<Engine, EngineError> {
         let mut faults = Vec::new();
-        faults.extend(load::check_device(config.device).err());
+        let placement = load::place(config.device).unwrap_or_else(|fault| {
+            faults.push(fault);
+            Placement::default()
+        });
         let directory =
             Directory::new(config.models, config.aliases, Store::open(config.models_directory), &mut faults);
         let adapters = adapters::by_model(config.adapters, &directory, &mut faults);
@@ -228,6 +232,7 @@ impl Engine {
                 threads: config.threads.unwrap_or(cores),
                 queue: config.queue.unwrap_or(EngineConfig::QUEUE),
                 memory: config.memory_bytes,
+                placement,
             },
         })))
     }

@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod catalogue;
+pub mod device;
 pub mod embeddings;
 pub mod engine;
 mod error;

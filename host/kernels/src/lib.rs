@@ -14,6 +14,7 @@
 //! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
 //!   products.
+//! - `cuda`, behind the feature of that name, is what the GPU path needs of the driver beyond candle's safe interface.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
 //!
 //! Every kernel takes an [`isa::Isa`] and has a scalar twin; tests compare the twins on random input. For one `Isa`
@@ -28,6 +29,8 @@
 pub mod activations;
 pub mod attention;
 pub mod candle_op;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod elementwise;
 pub mod encoder;
 pub mod floats;

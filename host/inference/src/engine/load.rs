@@ -11,6 +11,7 @@ use super::names::{ConfigFault, Files};
 use crate::AiError;
 use crate::backend::Model;
 use crate::catalogue::Task;
+use crate::device::{self, Placement};
 use crate::store::Layout;
 use crate::text::AdapterSource;
 use crate::{embeddings, mock, text};
@@ -22,6 +23,8 @@ pub(super) struct Settings {
     pub(super) queue: NonZeroUsize,
     /// The budget of all models together, which one alone must keep too.
     pub(super) memory: Option<u64>,
+    /// Where text models compute.
+    pub(super) placement: Placement,
 }
 
 impl Settings {
@@ -59,14 +62,9 @@ fn weights(files: &Files, adapters: &[AdapterSource]) -> u64 {
     adapters.iter().map(|adapter| adapter.bytes).fold(files.bytes, u64::saturating_add)
 }
 
-/// Whether this build can compute there.
-pub(super) fn check_device(choice: DeviceChoice) -> Result<(), ConfigFault> {
-    match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-        DeviceChoice::Cuda | DeviceChoice::Metal => Err(ConfigFault::Device(format!(
-            "this build computes on the processor only, not on {choice:?}; use device = \"auto\" or \"cpu\""
-        ))),
-    }
+/// Where text models compute.
+pub(super) fn place(choice: DeviceChoice) -> Result<Placement, ConfigFault> {
+    device::place(choice).map_err(ConfigFault::Device)
 }
 
 /// Reads weights; takes seconds and blocks.
@@ -116,6 +114,7 @@ fn text_generation(
         queue: settings.queue.get(),
         memory: settings.with_cache(weights(files, &adapters)),
         adapters,
+        placement: settings.placement,
         ..text::LoadOptions::default()
     };
     text::load(path, options).map(Model::TextGeneration).map_err(AiError::model_unavailable)
@@ -138,7 +137,7 @@ mod tests {
     fn text_models_share_the_budget_with_their_caches() {
         let with_cache = |budget: Option<u64>, weights| {
             let one = NonZeroUsize::MIN;
-            Settings { threads: one, queue: one, memory: budget }.with_cache(weights)
+            Settings { threads: one, queue: one, memory: budget, placement: Placement::Processor }.with_cache(weights)
         };
         let gib = text::DEFAULT_CACHE;
         assert_eq!(with_cache(None, 5), None);

@@ -26,6 +26,7 @@ use super::tokenizer::{TokenizerError, Vocabulary};
 use super::weights::Compute;
 use crate::AiError;
 use crate::backend::{CallStyle, GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
+use crate::device::Placement;
 
 /// Bytes of KV cache that a model may have. Only what is used is taken from the system.
 pub const DEFAULT_CACHE: u64 = 1 << 30;
@@ -47,12 +48,22 @@ pub struct LoadOptions {
     pub memory: Option<u64>,
     /// Adapters that requests may name.
     pub adapters: Vec<AdapterSource>,
+    /// Where to compute.
+    pub placement: Placement,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let sequences = NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN);
-        Self { threads: None, context: None, queue: 256, sequences, memory: None, adapters: Vec::new() }
+        Self {
+            threads: None,
+            context: None,
+            queue: 256,
+            sequences,
+            memory: None,
+            adapters: Vec::new(),
+            placement: Placement::Processor,
+        }
     }
 }
 
