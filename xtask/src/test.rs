@@ -8,7 +8,7 @@ use crate::guests::{self, FLAVOURS, Lints, Wanted};
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::workspace::{Package, Workspace};
-use crate::{command, js, models, wit};
+use crate::{command, cuda, js, models, wit};
 
 pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &Progress) -> Result<()> {
     progress.step("cargo fmt --check");
@@ -19,6 +19,7 @@ pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &
 
     progress.step("building the tests, with clippy's lints");
     command::run(&mut cargo(workspace, &["build", "--tests", "--bins"]))?;
+    cuda::check(workspace, progress)?;
     // The program is among what was built, which spares a build of it for the set-up alone.
     let host = workspace.target_dir.join("debug").join("host");
     models::pull(workspace, &host, progress)?;

@@ -96,6 +96,15 @@ fn open_cuda(ordinal: usize) -> Result<Device, String> {
     opened.map_err(|_| "CUDA's libraries cannot be opened; the log has the place".to_owned())?.map_err(refused)
 }
 
+/// Bytes that are free on a device with a memory of its own; none for the processor.
+pub(crate) fn free_memory(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => host_kernels::cuda::memory(cuda).ok().and_then(|(free, _)| u64::try_from(free).ok()),
+        _ => None,
+    }
+}
+
 /// A product, a kernel from candle's own code, and the way back: what a model needs first.
 ///
 /// # Errors

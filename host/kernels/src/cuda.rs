@@ -32,7 +32,7 @@ pub fn missing_library() -> Option<String> {
         let found = names.iter().any(|name| {
             // SAFETY: loading runs the library's initializers. These are the vendor's libraries, which the code that
             // asks would load next; nothing of them is called here.
-            unsafe { Library::new(name) }.is_ok()
+            unsafe { Library::new(*name) }.is_ok()
         });
         (!found).then(|| format!("{what} cannot be loaded ({}): {cure}", names[0]))
     })

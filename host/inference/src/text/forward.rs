@@ -1,7 +1,7 @@
 //! What a scheduler knows of a model: a function of a ragged batch.
 //!
 //! A batch is any number of spans, each some consecutive tokens of one sequence, with the sequence's blocks in a
-//! [`KvStore`] that the caller owns. A model keeps nothing between calls but its weights and its buffers, so which
+//! [`KvCache`] that the caller owns. A model keeps nothing between calls but its weights and its buffers, so which
 //! sequences run together, and in what pieces, is the scheduler's matter alone.
 
 use host_kernels::kv::KvStore;
@@ -33,16 +33,36 @@ pub enum ForwardError {
     /// The batch is not one that this model can run.
     #[error("a batch that cannot be computed: {0}")]
     Batch(String),
+    /// The device has no memory left for the step.
+    #[error(
+        "the GPU's memory is full ({0}); give its models less ([ai] memory) or end other programs that use the GPU"
+    )]
+    DeviceMemory(String),
+}
+
+/// Keys and values of all sequences of a model, in blocks.
+pub trait KvCache: Send + 'static {
+    /// Blocks that sequences may have.
+    fn blocks(&self) -> usize;
+}
+
+impl KvCache for KvStore {
+    fn blocks(&self) -> usize {
+        KvStore::blocks(self)
+    }
 }
 
 /// What the scheduler runs: a model without a memory of its sequences.
 pub trait ForwardPass: Send + 'static {
+    /// Where it keeps keys and values: on the processor a [`KvStore`].
+    type Cache: KvCache;
+
     /// Reads the spans' tokens, stores their keys and values, and gives a row of [`Self::vocabulary`] logits for each
     /// span that asks for them, in order.
     ///
     /// # Errors
     /// When the batch cannot be computed; no sequence in it has advanced then.
-    fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError>;
+    fn forward(&mut self, cache: &mut Self::Cache, spans: &[Span<'_>]) -> Result<&[f32], ForwardError>;
 
     /// Logits in a row.
     fn vocabulary(&self) -> usize;

@@ -5,8 +5,8 @@
 //! nor running answers wait for it, and those that compute. What comes back is a
 //! [`crate::backend::TextGeneration`] and knows nothing of JSON or of how the request arrived.
 //!
-//! The path of a request: [`marks`] → [`template`] → [`tokenizer`] → the scheduler's queue → [`decoder`] over the blocks that
-//! [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
+//! The path of a request: [`marks`] → [`template`] → [`tokenizer`] → the scheduler's queue → [`decoder`], or [`tensors`] on
+//! a GPU, over the blocks that [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
 
 pub mod decoder;
 pub mod forward;
@@ -21,6 +21,7 @@ mod scheduler;
 mod sequence;
 pub mod stop;
 pub mod template;
+pub mod tensors;
 #[cfg(test)]
 mod testing;
 pub mod tokenizer;

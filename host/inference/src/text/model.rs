@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
+use candle_core::Device;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use host_kernels::kv::{BLOCK_TOKENS, KvStore};
@@ -14,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::decoder::{self, Decoder, DecoderError, Description, Source};
-use super::forward::ForwardPass;
+use super::forward::{ForwardPass, KvCache};
 use super::gguf::GgufFile;
 use super::grammar::Grammars;
 use super::kv_blocks::BlockPool;
@@ -22,11 +23,12 @@ use super::lora::{Adapter, AdapterSource, Adapters, Base};
 use super::scheduler::{Limits, Place, Queue, Scheduler, Statistics, run};
 use super::sequence::Job;
 use super::template::{ChatTemplate, TemplateError};
+use super::tensors::{self, TensorCache, TensorDecoder};
 use super::tokenizer::{TokenizerError, Vocabulary};
 use super::weights::Compute;
 use crate::AiError;
 use crate::backend::{CallStyle, GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
-use crate::device::Placement;
+use crate::device::{self, Placement};
 
 /// Bytes of KV cache that a model may have. Only what is used is taken from the system.
 pub const DEFAULT_CACHE: u64 = 1 << 30;
@@ -97,7 +99,7 @@ pub enum LoadError {
     },
     /// The budget is too small.
     #[error(
-        "{path} needs at least {needed} bytes for its weights and one block of cache, and the memory budget is {budget} bytes"
+        "{path} needs at least {needed} bytes for its weights and one block of cache, and it may have {budget} bytes"
     )]
     Memory {
         /// The file.
@@ -106,6 +108,14 @@ pub enum LoadError {
         needed: u64,
         /// What is allowed.
         budget: u64,
+    },
+    /// The device that was chosen cannot be used, or not for this model.
+    #[error("{path} cannot be computed on the device: {fault}")]
+    Device {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
     },
     /// The system refused a thread.
     #[error("cannot start a thread for the model: {0}")]
@@ -168,32 +178,52 @@ impl TextModel {
         let template = ChatTemplate::from_gguf(file, vocabulary.bos_text(), vocabulary.eos_text())
             .map_err(|source| LoadError::Template { path: path.to_owned(), source })?;
         description.limit_vocabulary(vocabulary.len()).map_err(in_file)?;
+        let on_device = |fault: String| LoadError::Device { path: path.to_owned(), fault };
+        let device = options.placement.open().map_err(on_device)?;
         let adapters = options.adapters.iter().map(|adapter| adapter.bytes).fold(0, u64::saturating_add);
-        let blocks = cache_blocks(path, &description, &options, mapped.length().saturating_add(adapters))?;
+        let weights = mapped.length().saturating_add(adapters);
+        let budget = Budget { device: device.as_ref(), weights, allowed: options.memory };
+        let blocks = budget.blocks(path, &description, options.sequences)?;
         description.limit_context(options.context.map_or(usize::MAX, NonZeroUsize::get));
-        description.limit_context(blocks as usize * BLOCK_TOKENS);
+        description.limit_context(blocks * BLOCK_TOKENS);
         let context = description.context;
-        let threads = options.threads.unwrap_or_else(default_threads);
-        let shape = description.kv_shape();
-        let compute = Compute::new(ThreadPool::new("text-compute", threads)?);
-        let isa = compute.isa.name();
         let adapters = Adapters::read(&options.adapters, &Base::from(&description));
-        let model = Decoder::read(description, Source::Gguf(file), compute).map_err(in_file)?;
-        let bytes = model.bytes();
-        drop(mapped);
-        let store = KvStore::new(shape, blocks as usize);
-        let this = Self::start(model, store, vocabulary, template, adapters, context, bytes, &options)?;
-        let (path, threads) = (path.display(), threads.get());
+        let source = Source::Gguf(file);
+        let this = match device {
+            None => {
+                let threads = options.threads.unwrap_or_else(default_threads);
+                let compute = Compute::new(ThreadPool::new("text-compute", threads)?);
+                tracing::debug!(threads, isa = compute.isa.name(), "the model computes with kernels");
+                let cache = KvStore::new(description.kv_shape(), blocks);
+                let model = Decoder::read(description, source, compute).map_err(in_file)?;
+                let bytes = model.bytes();
+                drop(mapped);
+                Self::start(model, cache, vocabulary, template, adapters, context, bytes, &options)?
+            }
+            Some(_) if !options.adapters.is_empty() => {
+                let fault = "LoRA adapters are applied on the processor only; set [ai] device = \"cpu\"".to_owned();
+                return Err(on_device(fault));
+            }
+            Some(device) => {
+                let model = TensorDecoder::read(description.clone(), source, &device).map_err(in_file)?;
+                let bytes = model.bytes();
+                drop(mapped);
+                let cache = TensorCache::new(&description, blocks, &device);
+                let cache = cache.map_err(|error| on_device(error.to_string()))?;
+                Self::start(model, cache, vocabulary, template, adapters, context, bytes, &options)?
+            }
+        };
+        let (path, bytes, placement) = (path.display(), this.weight_bytes(), options.placement);
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(%path, bytes, context, blocks, threads, isa, seconds, "text model loaded");
+        tracing::info!(%path, bytes, context, blocks, ?placement, seconds, "text model loaded");
         Ok(this)
     }
 
     /// Starts the threads of `model`.
     #[allow(clippy::too_many_arguments)]
-    pub(crate) fn start(
-        model: impl ForwardPass,
-        store: KvStore,
+    pub(crate) fn start<M: ForwardPass>(
+        model: M,
+        cache: M::Cache,
         vocabulary: Vocabulary,
         template: Option<ChatTemplate>,
         adapters: Adapters,
@@ -204,11 +234,11 @@ impl TextModel {
         let queue = Arc::new(Queue::new(options.queue));
         let vocabulary = Arc::new(vocabulary);
         let adapters = Arc::new(adapters);
-        let pool = BlockPool::new(u32::try_from(store.blocks()).unwrap_or(u32::MAX));
+        let pool = BlockPool::new(u32::try_from(cache.blocks()).unwrap_or(u32::MAX));
         let (intake, requests) = mpsc::channel();
         let size = |tokens: usize| NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
         let limits = Limits { sequences: options.sequences, prefill: size(512), mixed: size(128) };
-        let scheduler = Scheduler::new(model, store, pool.clone(), vocabulary.clone(), limits);
+        let scheduler = Scheduler::new(model, cache, pool.clone(), vocabulary.clone(), limits);
         let statistics = scheduler.statistics();
         let jobs = queue.clone();
         std::thread::Builder::new().name("text-model".into()).spawn(move || run(&jobs, scheduler))?;
@@ -264,18 +294,41 @@ fn default_threads() -> NonZeroUsize {
     available.min(NonZeroUsize::new(16).unwrap_or(available))
 }
 
-/// Blocks of the cache: enough for all sequences at full length, as far as the budget goes.
-fn cache_blocks(path: &Path, model: &Description, options: &LoadOptions, weights: u64) -> Result<u32, LoadError> {
-    let block = model.kv_shape().block_bytes().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-    let budget = options.memory.map_or(DEFAULT_CACHE, |memory| memory.saturating_sub(weights));
-    let wanted = (model.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(options.sequences.get() as u64);
-    match u32::try_from(wanted.min(budget / block)).unwrap_or(u32::MAX) {
-        0 => Err(LoadError::Memory {
-            path: path.to_owned(),
-            needed: weights.saturating_add(block),
-            budget: options.memory.unwrap_or(weights.saturating_add(DEFAULT_CACHE)),
-        }),
-        blocks => Ok(blocks),
+/// What a model may take, and of which memory.
+struct Budget<'a> {
+    /// The device that holds weights and cache; none for the process's own memory.
+    device: Option<&'a Device>,
+    /// Bytes of the weights.
+    weights: u64,
+    /// What the configuration allows for weights and cache together.
+    allowed: Option<u64>,
+}
+
+impl Budget<'_> {
+    /// Blocks of the cache: enough for all sequences at full length, as far as the memory goes.
+    fn blocks(&self, path: &Path, model: &Description, sequences: NonZeroUsize) -> Result<usize, LoadError> {
+        let shape = model.kv_shape();
+        let block = if self.device.is_some() { TensorCache::block_bytes(shape) } else { shape.block_bytes() };
+        let block = block.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
+        let budget = match self.device.and_then(device::free_memory) {
+            Some(free) => self.of_device(free),
+            None => self.allowed.unwrap_or(self.weights.saturating_add(DEFAULT_CACHE)),
+        };
+        let wanted = (model.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(sequences.get() as u64);
+        let blocks = wanted.min(budget.saturating_sub(self.weights) / block);
+        // Blocks are numbered with 32 bits.
+        match usize::try_from(blocks.min(u64::from(u32::MAX))).unwrap_or(usize::MAX) {
+            0 => Err(LoadError::Memory { path: path.to_owned(), needed: self.weights.saturating_add(block), budget }),
+            blocks => Ok(blocks),
+        }
+    }
+
+    /// Of a device with `free` bytes: what is allowed, as far as it is there, with room for the step's own tensors; and
+    /// where nothing is said, half of what the weights leave, so that another model finds room too.
+    fn of_device(&self, free: u64) -> u64 {
+        let usable = free.saturating_sub(tensors::STEP_BYTES);
+        let half = self.weights.saturating_add(usable.saturating_sub(self.weights) / 2);
+        self.allowed.unwrap_or(half).min(usable)
     }
 }
 

@@ -204,6 +204,8 @@ struct Counter {
 }
 
 impl ForwardPass for Counter {
+    type Cache = KvStore;
+
     fn forward(&mut self, _: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         self.steps.fetch_add(1, Ordering::SeqCst);
         if let Some(gate) = &self.gate {

@@ -266,6 +266,8 @@ fn post_norm(compute: &Compute, weight: Option<&[f32]>, epsilon: f32, b: &mut Bu
 }
 
 impl ForwardPass for Decoder {
+    type Cache = KvStore;
+
     fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         let rows = self.check(spans)?;
         self.embed(spans, rows)?;

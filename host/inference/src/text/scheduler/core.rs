@@ -19,8 +19,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use host_kernels::kv::KvStore;
-
 use super::queue::Place;
 use super::turns::Turns;
 use super::{Limits, Statistics};
@@ -34,9 +32,9 @@ use crate::{AiError, Tenant};
 const SHORT: usize = 16;
 
 /// Decides what `model` computes.
-pub(crate) struct Scheduler<M> {
+pub(crate) struct Scheduler<M: ForwardPass> {
     model: M,
-    store: KvStore,
+    cache: M::Cache,
     pool: BlockPool,
     vocabulary: Arc<Vocabulary>,
     limits: Limits,
@@ -48,10 +46,10 @@ pub(crate) struct Scheduler<M> {
 }
 
 impl<M: ForwardPass> Scheduler<M> {
-    /// A scheduler with nothing to do. `pool` has the blocks of `store`.
-    pub(crate) fn new(model: M, store: KvStore, pool: BlockPool, vocabulary: Arc<Vocabulary>, limits: Limits) -> Self {
+    /// A scheduler with nothing to do. `pool` has the blocks of `cache`.
+    pub(crate) fn new(model: M, cache: M::Cache, pool: BlockPool, vocabulary: Arc<Vocabulary>, limits: Limits) -> Self {
         let (turns, running, statistics) = (Turns::default(), Vec::new(), Arc::default());
-        Self { model, store, pool, vocabulary, limits, turns, running, arrivals: 0, statistics }
+        Self { model, cache, pool, vocabulary, limits, turns, running, arrivals: 0, statistics }
     }
 
     pub(crate) fn statistics(&self) -> Arc<Statistics> {
@@ -185,8 +183,8 @@ impl<M: ForwardPass> Scheduler<M> {
         let spans = self.running.iter().zip(counts).filter(|(_, count)| **count > 0);
         let spans: Vec<_> = spans.map(|(sequence, count)| sequence.span(*count)).collect();
         let asked = spans.iter().filter(|span| span.logits).count();
-        let (model, store) = (&mut self.model, &mut self.store);
-        let logits = guarded(|| model.forward(store, &spans));
+        let (model, cache) = (&mut self.model, &mut self.cache);
+        let logits = guarded(|| model.forward(cache, &spans));
         let logits = logits.ok_or("the model's thread panicked; the log has the place")?;
         let logits = logits.map_err(|error| error.to_string())?;
         let width = self.vocabulary.len();

@@ -65,6 +65,8 @@ impl Historian {
 }
 
 impl ForwardPass for Historian {
+    type Cache = KvStore;
+
     fn forward(&mut self, _: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         self.logits.clear();
         for (i, span) in spans.iter().enumerate() {
