@@ -5,11 +5,17 @@
 //! a group), which walk the sequence's blocks once with a running softmax (Milakov & Gimelshein 2018; the tiling of
 //! FlashAttention, Dao et al. 2022). Blocks start at fixed positions and a query meets them in order, so its result
 //! does not depend on how the prompt was cut into spans.
+//!
+//! With a sliding window a query sees only the last positions. Blocks that end before a unit's oldest window are not
+//! read, so their owner may have given them away.
 
+mod panel;
+
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use crate::elementwise::{exp, widen};
-use crate::isa::{Isa, Level, per_isa};
+use crate::elementwise::{exp, softcap, widen};
+use crate::isa::{Isa, per_isa};
 use crate::kv::{BLOCK_TOKENS, KvStore};
 use crate::threads::{Scatter, ThreadPool};
 
@@ -22,6 +28,36 @@ pub struct Span<'a> {
     pub position: usize,
     /// The sequence's blocks, from position 0 on.
     pub blocks: &'a [u32],
+}
+
+/// How a layer attends.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Query heads; `h` reads key-value head `h / (heads / kv heads)`.
+    pub heads: usize,
+    /// What scores are multiplied with, commonly `1 / sqrt(width)`.
+    pub scale: f32,
+    /// How many positions a query sees, its own being the last; all if none.
+    pub window: Option<NonZeroUsize>,
+    /// A bound that scores approach: `cap * tanh(score / cap)`, as in Gemma 2.
+    pub softcap: Option<f32>,
+}
+
+impl Attention {
+    /// Over the whole sequence, with scores as they are.
+    pub fn new(heads: usize, scale: f32) -> Self {
+        Self { heads, scale, window: None, softcap: None }
+    }
+
+    /// The first position that a query at `position` sees.
+    fn oldest(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window.get()))
+    }
+
+    /// The position after the last one whose query sees `position`.
+    fn end(&self, position: usize) -> usize {
+        self.window.map_or(usize::MAX, |window| position.saturating_add(window.get()))
+    }
 }
 
 /// Queries that a unit of work serves at most.
@@ -53,9 +89,8 @@ struct State {
     correction: f32,
 }
 
-/// Attends with `queries` (rows of `heads` heads) over each span's own sequence up to each row's own position and
-/// writes rows of the same shape to `out`. Scores are multiplied by `scale`; query head `h` reads key-value head
-/// `h / (heads / kv heads)`.
+/// Attends with `queries` (rows of `attention.heads` heads) over each span's own sequence up to each row's own position
+/// and writes rows of the same shape to `out`.
 #[allow(clippy::too_many_arguments)]
 pub fn attend(
     isa: Isa,
@@ -63,12 +98,11 @@ pub fn attend(
     store: &KvStore,
     layer: usize,
     spans: &[Span<'_>],
-    heads: usize,
-    scale: f32,
+    attention: Attention,
     queries: &[f32],
     out: &mut [f32],
 ) {
-    let shape = store.shape();
+    let (shape, heads) = (store.shape(), attention.heads);
     assert!(heads > 0 && heads.is_multiple_of(shape.heads) && queries.len() == out.len());
     let group = heads / shape.heads;
     let rows_per_unit = (QUERIES / group).max(1);
@@ -88,7 +122,7 @@ pub fn attend(
     units.reverse();
     pool.for_each_chunk(units.len(), 1, Scratch::default, |scratch, range| {
         for unit in &units[range] {
-            attend_unit(isa, store, layer, unit, (heads, group, scale), queries, scratch);
+            attend_unit(isa, store, layer, unit, (attention, group), queries, scratch);
             let width = shape.width;
             for (i, row) in unit.rows.clone().enumerate() {
                 let start = (row * heads + unit.head * group) * width;
@@ -118,12 +152,13 @@ fn attend_unit(
     store: &KvStore,
     layer: usize,
     unit: &Unit<'_>,
-    (heads, group, scale): (usize, usize, f32),
+    (attention, group): (Attention, usize),
     queries: &[f32],
     scratch: &mut Scratch,
 ) {
     let shape = store.shape();
     let (width, padded) = (shape.width, shape.padded());
+    let Attention { heads, scale, .. } = attention;
     let panels = padded / BLOCK_TOKENS;
     let count = unit.rows.len() * group;
     scratch.queries.clear();
@@ -141,33 +176,33 @@ fn attend_unit(
 
     let first = unit.span.position + (unit.rows.start - unit.span.rows.start);
     let last = first + unit.rows.len() - 1;
-    for (b, block) in unit.span.blocks[..=last / BLOCK_TOKENS].iter().enumerate() {
+    let blocks = unit.span.blocks[..=last / BLOCK_TOKENS].iter().enumerate();
+    for (b, block) in blocks.skip(attention.oldest(first) / BLOCK_TOKENS) {
         let (keys, values) = store.head(*block, layer, unit.head);
         widen(isa, keys, &mut scratch.keys);
         widen(isa, values, &mut scratch.values);
         let start = b * BLOCK_TOKENS;
-        // Rows before this block's start see nothing of it.
-        let skipped = start.saturating_sub(first) * group;
-        let seen = |query: usize| (first + query / group + 1 - start).min(BLOCK_TOKENS);
-        let mut query = skipped;
-        while query < count {
-            let taken = if count - query >= 4 { 4 } else { 1 };
+        // Rows before this block's start see nothing of it, nor do rows whose window begins after its end.
+        let mut query = start.saturating_sub(first) * group;
+        let end = attention.end(start + BLOCK_TOKENS - 1).saturating_sub(first).saturating_mul(group).min(count);
+        let seen = |query: usize| {
+            let position = first + query / group;
+            attention.oldest(position).saturating_sub(start)..(position + 1 - start).min(BLOCK_TOKENS)
+        };
+        while query < end {
+            let taken = (end - query).min(panel::MAX_QUERIES);
             let scores = &mut scratch.scores[query..query + taken];
             scores.fill([0.0; BLOCK_TOKENS]);
-            panel(
-                isa,
-                &scratch.queries[query * width..(query + taken) * width],
-                width,
-                &scratch.keys,
-                BLOCK_TOKENS,
-                scores,
-                1,
-            );
+            let coefficients = &scratch.queries[query * width..(query + taken) * width];
+            panel::product(isa, coefficients, (width, width), &scratch.keys, BLOCK_TOKENS, scores, 1);
+            if let Some(cap) = attention.softcap {
+                softcap(isa, scores.as_flattened_mut(), cap);
+            }
             for (i, scores) in scores.iter_mut().enumerate() {
                 softmax_block(isa, scores, seen(query + i), &mut scratch.states[query + i]);
             }
             // Beyond what each query sees its weights are 0, but rows beyond all of them may hold anything.
-            let tokens = seen(query + taken - 1);
+            let tokens = seen(query + taken - 1).end;
             for p in 0..panels {
                 for (i, state) in scratch.states[query..query + taken].iter().enumerate() {
                     for sum in &mut scratch.sums[(query + i) * panels + p] {
@@ -176,15 +211,8 @@ fn attend_unit(
                 }
                 let sums = &mut scratch.sums[query * panels + p..(query + taken - 1) * panels + p + 1];
                 let weights = scratch.scores[query..query + taken].as_flattened();
-                panel_of(
-                    isa,
-                    weights,
-                    (BLOCK_TOKENS, tokens),
-                    &scratch.values[p * BLOCK_TOKENS..],
-                    padded,
-                    sums,
-                    panels,
-                );
+                let values = &scratch.values[p * BLOCK_TOKENS..];
+                panel::product(isa, weights, (BLOCK_TOKENS, tokens), values, padded, sums, panels);
             }
             query += taken;
         }
@@ -192,10 +220,10 @@ fn attend_unit(
 }
 
 #[inline(always)]
-fn softmax_block_body<const FMA: bool>(scores: &mut [f32; BLOCK_TOKENS], seen: usize, state: &mut State) {
+fn softmax_block_body<const FMA: bool>(scores: &mut [f32; BLOCK_TOKENS], seen: Range<usize>, state: &mut State) {
     let mut lanes = [f32::NEG_INFINITY; 16];
     for (i, s) in scores.iter_mut().enumerate() {
-        *s = if i < seen { *s } else { f32::NEG_INFINITY };
+        *s = if seen.start <= i && i < seen.end { *s } else { f32::NEG_INFINITY };
     }
     for half in scores.as_chunks::<16>().0 {
         for (lane, s) in lanes.iter_mut().zip(half) {
@@ -212,7 +240,8 @@ fn softmax_block_body<const FMA: bool>(scores: &mut [f32; BLOCK_TOKENS], seen: u
     for (h, half) in scores.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         for (i, (total, s)) in totals.iter_mut().zip(half).enumerate() {
             let term = exp::<FMA>(*s - largest);
-            *s = if h * 16 + i < seen { term } else { 0.0 };
+            let i = h * 16 + i;
+            *s = if seen.start <= i && i < seen.end { term } else { 0.0 };
             *total += *s;
         }
     }
@@ -227,244 +256,9 @@ fn softmax_block_body<const FMA: bool>(scores: &mut [f32; BLOCK_TOKENS], seen: u
 }
 
 per_isa! {
-    /// Takes the first `seen` scores of a block into a query's running softmax and leaves their weights.
-    fn softmax_block(isa, scores: &mut [f32; BLOCK_TOKENS], seen: usize, state: &mut State) = softmax_block_body
-}
-
-/// [`panel_of`] over coefficients that lie without gaps.
-fn panel(
-    isa: Isa,
-    coefficients: &[f32],
-    depth: usize,
-    matrix: &[f32],
-    stride: usize,
-    sums: &mut [[f32; 32]],
-    step: usize,
-) {
-    panel_of(isa, coefficients, (depth, depth), matrix, stride, sums, step);
-}
-
-/// `sums[q · step] += Σ_j coefficients[q · row + j] · matrix[j · stride ..][..32]` for `j < depth`: the one product that both halves
-/// of attention are made of. `sums` holds every `step`-th panel of one or four queries.
-fn panel_of(
-    isa: Isa,
-    coefficients: &[f32],
-    (row, depth): (usize, usize),
-    matrix: &[f32],
-    stride: usize,
-    sums: &mut [[f32; 32]],
-    step: usize,
-) {
-    let queries = sums.len().div_ceil(step);
-    assert!(
-        depth > 0 && depth <= row && coefficients.len() >= queries * row && matrix.len() >= (depth - 1) * stride + 32
-    );
-    match isa.0 {
-        Level::Scalar => {
-            for (q, sums) in sums.iter_mut().step_by(step).enumerate() {
-                for (j, c) in coefficients[q * row..][..depth].iter().enumerate() {
-                    for (sum, m) in sums.iter_mut().zip(&matrix[j * stride..][..32]) {
-                        *sum += c * m;
-                    }
-                }
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this level exists only where detection found these features; sizes are asserted above.
-        Level::Avx2 | Level::AvxVnni => unsafe {
-            for (q, sums) in sums.iter_mut().step_by(step).enumerate() {
-                x86::avx2(&coefficients[q * row..][..depth], matrix.as_ptr(), stride, sums);
-            }
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Level::Avx512Vnni => unsafe {
-            if queries == 4 {
-                x86::avx512::<4>(coefficients, (row, depth), matrix.as_ptr(), stride, sums, step);
-            } else {
-                for (q, sums) in sums.iter_mut().step_by(step).enumerate() {
-                    let sums = std::slice::from_mut(sums);
-                    x86::avx512::<1>(&coefficients[q * row..], (row, depth), matrix.as_ptr(), stride, sums, 1);
-                }
-            }
-        },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    /// # Safety
-    /// `matrix` has 32 values at each multiple of `stride` below `coefficients.len()`.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(coefficients: &[f32], matrix: *const f32, stride: usize, sums: &mut [f32; 32]) {
-        let mut acc = [_mm256_setzero_ps(); 4];
-        for (i, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: 4 times 8 of 32 values.
-            *acc = unsafe { _mm256_loadu_ps(sums.as_ptr().add(i * 8)) };
-        }
-        for (j, c) in coefficients.iter().enumerate() {
-            let c = _mm256_set1_ps(*c);
-            for (i, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *acc = _mm256_fmadd_ps(c, unsafe { _mm256_loadu_ps(matrix.add(j * stride + i * 8)) }, *acc);
-            }
-        }
-        for (i, acc) in acc.iter().enumerate() {
-            // SAFETY: 4 times 8 of 32 values.
-            unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(i * 8), *acc) };
-        }
-    }
-
-    /// # Safety
-    /// `matrix` has 32 values at each multiple of `stride` below `depth`; `coefficients` has `Q` rows of `row`, of which
-    /// the last may end after `depth`; `sums` has `Q` panels, one each `step`.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512<const Q: usize>(
-        coefficients: &[f32],
-        (row, depth): (usize, usize),
-        matrix: *const f32,
-        stride: usize,
-        sums: &mut [[f32; 32]],
-        step: usize,
-    ) {
-        assert!(sums.len() > (Q - 1) * step && coefficients.len() >= (Q - 1) * row + depth);
-        let mut acc = [[_mm512_setzero_ps(); 2]; Q];
-        for (q, acc) in acc.iter_mut().enumerate() {
-            let sums = &sums[q * step];
-            // SAFETY: twice 16 of 32 values.
-            *acc = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
-        }
-        let start = coefficients.as_ptr();
-        for j in 0..depth {
-            // SAFETY: the caller's promise.
-            let m = unsafe { [_mm512_loadu_ps(matrix.add(j * stride)), _mm512_loadu_ps(matrix.add(j * stride + 16))] };
-            for (q, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: row `q < Q`, column `j < depth`, in bounds by the assertion.
-                let c = _mm512_set1_ps(unsafe { *start.add(q * row + j) });
-                acc[0] = _mm512_fmadd_ps(c, m[0], acc[0]);
-                acc[1] = _mm512_fmadd_ps(c, m[1], acc[1]);
-            }
-        }
-        for (q, acc) in acc.iter().enumerate() {
-            let sums = &mut sums[q * step];
-            // SAFETY: twice 16 of 32 values.
-            unsafe {
-                _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
-                _mm512_storeu_ps(sums.as_mut_ptr().add(16), acc[1]);
-            }
-        }
-    }
+    /// Takes the scores `seen` of a block, at least one, into a query's running softmax and leaves their weights.
+    fn softmax_block(isa, scores: &mut [f32; BLOCK_TOKENS], seen: Range<usize>, state: &mut State) = softmax_block_body
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-
-    use proptest::prelude::*;
-    use rand::{Rng, SeedableRng};
-
-    use super::*;
-    use crate::kv::KvShape;
-
-    struct Case {
-        store: KvStore,
-        blocks: Vec<Vec<u32>>,
-        /// By sequence and position: keys and values as the store rounds them.
-        tokens: Vec<Vec<(Vec<f32>, Vec<f32>)>>,
-    }
-
-    fn case(shape: KvShape, lengths: &[usize], rng: &mut impl Rng) -> Case {
-        let needed: usize = lengths.iter().map(|n| n.div_ceil(BLOCK_TOKENS)).sum();
-        let mut store = KvStore::new(shape, needed);
-        // Stale values of an earlier owner must never matter.
-        store.write(
-            Isa::SCALAR,
-            0,
-            31,
-            0,
-            &vec![f32::NAN; shape.heads * shape.width],
-            &vec![f32::NAN; shape.heads * shape.width],
-        );
-        let mut free: Vec<u32> = (0..needed as u32).collect();
-        let mut row = || {
-            (0..shape.heads * shape.width).map(|_| half::f16::from_f32(rng.random_range(-2.0..2.0)).to_f32()).collect()
-        };
-        let (mut blocks, mut tokens) = (Vec::new(), Vec::new());
-        for length in lengths {
-            let own: Vec<u32> = (0..length.div_ceil(BLOCK_TOKENS)).map(|i| free.remove((i * 7) % free.len())).collect();
-            let own_tokens: Vec<(Vec<f32>, Vec<f32>)> = (0..*length).map(|_| (row(), row())).collect();
-            for (p, (k, v)) in own_tokens.iter().enumerate() {
-                store.write(Isa::SCALAR, own[p / BLOCK_TOKENS], p % BLOCK_TOKENS, 0, k, v);
-            }
-            blocks.push(own);
-            tokens.push(own_tokens);
-        }
-        Case { store, blocks, tokens }
-    }
-
-    /// Softmax attention by its definition, in double precision.
-    fn exact(case: &Case, sequence: usize, position: usize, query: &[f32], heads: usize) -> Vec<f32> {
-        let KvShape { heads: kv_heads, width, .. } = case.store.shape();
-        let tokens = &case.tokens[sequence][..=position];
-        let mut out = Vec::new();
-        for h in 0..heads {
-            let kv = h / (heads / kv_heads) * width;
-            let q = &query[h * width..][..width];
-            let scores: Vec<f64> = tokens
-                .iter()
-                .map(|(k, _)| q.iter().zip(&k[kv..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * 0.3)
-                .collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let total: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
-            for d in 0..width {
-                let sum: f64 =
-                    scores.iter().zip(tokens).map(|(s, (_, v))| (s - largest).exp() * f64::from(v[kv + d])).sum();
-                out.push((sum / total) as f32);
-            }
-        }
-        out
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-
-        #[test]
-        fn ragged_batches_match_the_definition(
-            lengths in prop::collection::vec(1usize..100, 1..4), kv_heads in 1usize..3, group in 1usize..5,
-            width in prop::sample::select(vec![16usize, 32, 48, 64]), threads in 1usize..3, seed in any::<u64>(),
-        ) {
-            let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-            let heads = kv_heads * group;
-            let case = case(KvShape { layers: 1, heads: kv_heads, width }, &lengths, &mut rng);
-            let pool = ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap();
-            let starts: Vec<usize> = lengths.iter().map(|n| rng.random_range(0..*n)).collect();
-            let (mut spans, mut rows) = (Vec::new(), 0);
-            for (s, length) in lengths.iter().enumerate() {
-                let count = length - starts[s];
-                spans.push(Span { rows: rows..rows + count, position: starts[s], blocks: &case.blocks[s] });
-                rows += count;
-            }
-            let q: Vec<f32> = (0..rows * heads * width).map(|_| rng.random_range(-2.0..2.0)).collect();
-            for isa in Isa::available() {
-                let mut out = vec![f32::NAN; q.len()];
-                attend(isa, &pool, &case.store, 0, &spans, heads, 0.3, &q, &mut out);
-                for (s, span) in spans.iter().enumerate() {
-                    for (i, row) in span.rows.clone().enumerate() {
-                        let range = row * heads * width..(row + 1) * heads * width;
-                        let expected = exact(&case, s, span.position + i, &q[range.clone()], heads);
-                        for (a, b) in out[range.clone()].iter().zip(&expected) {
-                            prop_assert!((a - b).abs() < 2e-5, "{} row {row}: {a} {b}", isa.name());
-                        }
-                        // A token decoded alone gives the same bits as in a long span.
-                        let alone = [Span { rows: 0..1, position: span.position + i, blocks: span.blocks }];
-                        let mut single = vec![f32::NAN; heads * width];
-                        attend(isa, &pool, &case.store, 0, &alone, heads, 0.3, &q[range.clone()], &mut single);
-                        prop_assert_eq!(&single[..], &out[range]);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

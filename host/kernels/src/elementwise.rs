@@ -81,6 +81,54 @@ per_isa! {
     pub fn silu_mul(isa, gate: &mut [f32], up: &[f32]) = silu_mul_body
 }
 
+/// `tanh(x)` to an absolute error of 3e-7.
+#[inline(always)]
+fn tanh<const FMA: bool>(x: f32) -> f32 {
+    1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0)
+}
+
+#[inline(always)]
+fn gelu_mul_body<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    /// 2 · sqrt(2 / π).
+    const SCALE: f32 = 1.595_769;
+    assert_eq!(gate.len(), up.len());
+    for (g, u) in gate.iter_mut().zip(up) {
+        // 0.5 · (1 + tanh(x)) is sigmoid(2x), which loses nothing where tanh comes near -1.
+        let inner = SCALE * *g * madd::<FMA>(0.044_715 * *g, *g, 1.0);
+        *g = *g / (1.0 + exp::<FMA>(-inner)) * u;
+    }
+}
+
+per_isa! {
+    /// The gate of GeGLU (Shazeer 2020) with the tanh form of GELU (Hendrycks & Gimpel 2016): `gate = gelu(gate) * up`.
+    pub fn gelu_mul(isa, gate: &mut [f32], up: &[f32]) = gelu_mul_body
+}
+
+#[inline(always)]
+fn softcap_body<const FMA: bool>(x: &mut [f32], cap: f32) {
+    let inverse = 1.0 / cap;
+    for x in x {
+        *x = cap * tanh::<FMA>(*x * inverse);
+    }
+}
+
+per_isa! {
+    /// Bounds each value smoothly: `x = cap * tanh(x / cap)`, as Gemma 2 does with scores and logits.
+    pub fn softcap(isa, x: &mut [f32], cap: f32) = softcap_body
+}
+
+#[inline(always)]
+fn scale_body<const FMA: bool>(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+per_isa! {
+    /// `x *= factor`, as Gemma does with embeddings.
+    pub fn scale(isa, x: &mut [f32], factor: f32) = scale_body
+}
+
 #[inline(always)]
 fn add_body<const FMA: bool>(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len());
@@ -208,6 +256,22 @@ mod tests {
                 silu_mul(Isa::SCALAR, &mut one, b);
                 silu_mul(isa, &mut two, b);
                 close(&one, &two);
+                let (mut one, mut two) = (a.to_vec(), a.to_vec());
+                gelu_mul(Isa::SCALAR, &mut one, b);
+                gelu_mul(isa, &mut two, b);
+                close(&one, &two);
+                for ((g, u), found) in a.iter().zip(b).zip(&two) {
+                    let (g, u) = (f64::from(*g), f64::from(*u));
+                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3));
+                    let exact = 0.5 * g * (1.0 + inner.tanh()) * u;
+                    prop_assert!((exact - f64::from(*found)).abs() < 1e-4, "{exact} {found}");
+                }
+                let mut capped = a.to_vec();
+                softcap(isa, &mut capped, 15.0);
+                for (x, found) in a.iter().zip(&capped) {
+                    let exact = 15.0 * (f64::from(*x) / 15.0).tanh();
+                    prop_assert!((exact - f64::from(*found)).abs() < 1e-5, "{exact} {found}");
+                }
                 let (mut sum_one, mut sum_two) = (0.0, 0.0);
                 let (mut one, mut two) = (a.to_vec(), a.to_vec());
                 softmax_terms(Isa::SCALAR, &mut one, 20.0, &mut sum_one);

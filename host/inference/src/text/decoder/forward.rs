@@ -3,7 +3,7 @@
 //! What an architecture has or lacks is asked once per layer and step, outside of every loop over values; buffers are
 //! kept from step to step. Products that read the same rows run in one parallel region.
 
-use host_kernels::attention::{Span as AttentionSpan, attend};
+use host_kernels::attention::{Attention, Span as AttentionSpan, attend};
 use host_kernels::elementwise::{add, rms_norm, rope_angles, rope_interleaved, silu_mul};
 use host_kernels::kv::{BLOCK_TOKENS, KvStore};
 
@@ -225,7 +225,8 @@ impl Decoder {
         self.store(store, l, spans);
         let (layer, b) = (&self.layers[l], &mut self.buffers);
         b.attended.resize(b.query.len(), 0.0);
-        attend(isa, &self.compute.pool, store, l, ragged, heads, attention_scale, &b.query, &mut b.attended);
+        let attention = Attention::new(heads, attention_scale);
+        attend(isa, &self.compute.pool, store, l, ragged, attention, &b.query, &mut b.attended);
         products(&mut self.compute, &b.attended, heads * head, &mut [(&layer.output, &mut b.out)])?;
         adapted.add(&mut self.compute, l, &b.attended, heads * head, &mut [(Projection::Output, &mut b.out)]);
         add_bias(&mut b.out, layer.output_bias.as_deref());
