@@ -1,5 +1,5 @@
-//! Concurrent streams from a server, ours or llama.cpp's: a closed loop with a fixed number of connections, each asking
-//! its next question when its last one was answered.
+//! Concurrent streams from a server, ours or llama.cpp's: a closed loop with a fixed number of visitors, each asking
+//! the next question when its last one was answered.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -65,7 +65,9 @@ pub(crate) struct PrefixOptions {
 }
 
 impl Asked {
-    async fn ask(&self, client: &mut Client, prompt: &str, max_tokens: u64) -> Result<Streamed> {
+    /// On a connection of its own: llama.cpp's server closes one after a stream.
+    async fn ask(&self, prompt: &str, max_tokens: u64) -> Result<Streamed> {
+        let mut client = Client::connect(&self.address).await?;
         match self.server {
             Server::Host => {
                 let inputs = json!({
@@ -95,13 +97,9 @@ pub(crate) async fn measure(options: &Options) -> Result<Value> {
         bail!("--streams, --questions and --max-tokens must be at least 1");
     }
     let load = Rc::new(Load { options: options.clone(), next: Cell::new(0) });
-    let mut clients = Vec::new();
-    for _ in 0..options.streams {
-        clients.push(Client::connect(&options.asked.address).await?);
-    }
     let local = LocalSet::new();
     let start = Instant::now();
-    let tasks: Vec<_> = clients.into_iter().map(|client| local.spawn_local(answers(load.clone(), client))).collect();
+    let tasks: Vec<_> = (0..options.streams).map(|_| local.spawn_local(answers(load.clone()))).collect();
     local.await;
     let seconds = start.elapsed().as_secs_f64();
     let mut answers = Vec::new();
@@ -111,7 +109,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Value> {
     Ok(summary(&answers, options.max_tokens, seconds))
 }
 
-async fn answers(load: Rc<Load>, mut client: Client) -> Vec<Result<Streamed>> {
+async fn answers(load: Rc<Load>) -> Vec<Result<Streamed>> {
     let options = &load.options;
     let mut answers = Vec::new();
     loop {
@@ -121,18 +119,7 @@ async fn answers(load: Rc<Load>, mut client: Client) -> Vec<Result<Streamed>> {
         }
         load.next.set(number + 1);
         let prompt = prompts::visitor(options.first_question + number);
-        let answer = options.asked.ask(&mut client, &prompt, options.max_tokens).await;
-        if answer.is_err() {
-            // The rest of a failed answer may still be on its way.
-            match Client::connect(&options.asked.address).await {
-                Ok(fresh) => client = fresh,
-                Err(error) => {
-                    answers.push(Err(error));
-                    return answers;
-                }
-            }
-        }
-        answers.push(answer);
+        answers.push(options.asked.ask(&prompt, options.max_tokens).await);
     }
 }
 
@@ -161,12 +148,11 @@ fn summary(answers: &[Result<Streamed>], max_tokens: u64, seconds: f64) -> Value
 }
 
 pub(crate) async fn prefix(options: &PrefixOptions) -> Result<Value> {
-    let mut client = Client::connect(&options.asked.address).await?;
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
     for edition in options.first_edition..options.first_edition + options.pairs {
         for (number, times) in [(0, &mut cold), (1, &mut warm)] {
             let prompt = prompts::of_edition(edition, number);
-            times.push(options.asked.ask(&mut client, &prompt, 4).await?.first * 1e3);
+            times.push(options.asked.ask(&prompt, 4).await?.first * 1e3);
         }
     }
     let (cold, warm) = (median(cold), median(warm));
