@@ -53,7 +53,7 @@ impl Grammars {
         let matcher = Matcher::new(Ok(parser));
         match matcher.get_error() {
             Some(error) => Err(refuse(brief(&error))),
-            None => Ok(Grammar { matcher }),
+            None => Ok(Grammar { matcher, prepared: None }),
         }
     }
 }
@@ -112,6 +112,8 @@ impl TokenizerEnv for Environment {
 /// Where one answer stands in its grammar.
 pub(crate) struct Grammar {
     matcher: Matcher,
+    /// The next mask, if it was computed before it was asked for.
+    prepared: Option<Result<SimpleVob, GrammarError>>,
 }
 
 /// A grammar that cannot be followed further: a limit of llguidance, or a fault.
@@ -122,11 +124,21 @@ pub(crate) struct GrammarError(String);
 impl Grammar {
     /// The tokens that may come next, the end of the turn among them where the answer may end.
     pub(crate) fn mask(&mut self) -> Result<SimpleVob, GrammarError> {
-        self.matcher.compute_mask_or_eos().map_err(|error| GrammarError(brief(&error.to_string())))
+        self.prepare();
+        self.prepared.take().unwrap_or_else(|| Err(GrammarError("it has no mask".into())))
+    }
+
+    /// Computes what [`Self::mask`] will give. A panic of llguidance is caught by it and ends in an error.
+    pub(crate) fn prepare(&mut self) {
+        let matcher = &mut self.matcher;
+        self.prepared.get_or_insert_with(|| {
+            matcher.compute_mask_or_eos().map_err(|error| GrammarError(brief(&error.to_string())))
+        });
     }
 
     /// Takes the token that was picked, and gives those that must follow it, which count as taken.
     pub(crate) fn accept(&mut self, token: u32) -> Result<Vec<u32>, GrammarError> {
+        self.prepared = None;
         self.matcher.consume_token(token).map_err(|error| GrammarError(brief(&error.to_string())))?;
         Ok(if self.matcher.is_stopped() { Vec::new() } else { self.matcher.consume_ff_tokens() })
     }

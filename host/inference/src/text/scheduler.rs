@@ -9,6 +9,7 @@
 //! waits for another to end, and a long prompt delays a step by a bounded amount.
 
 mod core;
+mod masks;
 mod queue;
 mod turns;
 mod worker;

@@ -171,6 +171,16 @@ impl Sequence {
         }
     }
 
+    /// Lends the grammar of the answer, if it has one and `count` more tokens are the last before the next is picked.
+    pub(crate) fn lend_grammar(&mut self, count: usize) -> Option<Grammar> {
+        if count > 0 && count == self.pending() { self.grammar.take() } else { None }
+    }
+
+    /// Takes back what was lent.
+    pub(crate) fn return_grammar(&mut self, grammar: Grammar) {
+        self.grammar = Some(grammar);
+    }
+
     /// Notes that `count` tokens were read.
     pub(crate) fn read(&mut self, count: usize) {
         self.computed += count;

@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::masks::Masks;
 use super::queue::Place;
 use super::turns::Turns;
 use super::{Limits, Statistics};
@@ -43,13 +44,14 @@ pub(crate) struct Scheduler<M: ForwardPass> {
     running: Vec<Sequence>,
     arrivals: u64,
     statistics: Arc<Statistics>,
+    masks: Masks,
 }
 
 impl<M: ForwardPass> Scheduler<M> {
     /// A scheduler with nothing to do. `pool` has the blocks of `cache`.
     pub(crate) fn new(model: M, cache: M::Cache, pool: BlockPool, vocabulary: Arc<Vocabulary>, limits: Limits) -> Self {
-        let (turns, running, statistics) = (Turns::default(), Vec::new(), Arc::default());
-        Self { model, cache, pool, vocabulary, limits, turns, running, arrivals: 0, statistics }
+        let (turns, running, statistics, masks) = (Turns::default(), Vec::new(), Arc::default(), Masks::default());
+        Self { model, cache, pool, vocabulary, limits, turns, running, arrivals: 0, statistics, masks }
     }
 
     pub(crate) fn statistics(&self) -> Arc<Statistics> {
@@ -180,11 +182,20 @@ impl<M: ForwardPass> Scheduler<M> {
 
     /// Runs the model and gives each sequence what it asked for. An error is the step's.
     fn compute(&mut self, counts: &[usize]) -> Result<(), String> {
+        let (mut lenders, mut grammars) = (Vec::new(), Vec::new());
+        for (i, (sequence, count)) in self.running.iter_mut().zip(counts).enumerate() {
+            if let Some(grammar) = sequence.lend_grammar(*count) {
+                lenders.push(i);
+                grammars.push(grammar);
+            }
+        }
         let spans = self.running.iter().zip(counts).filter(|(_, count)| **count > 0);
         let spans: Vec<_> = spans.map(|(sequence, count)| sequence.span(*count)).collect();
         let asked = spans.iter().filter(|span| span.logits).count();
         let (model, cache) = (&mut self.model, &mut self.cache);
-        let logits = guarded(|| model.forward(cache, &spans));
+        let (logits, grammars) = self.masks.beside(grammars, || guarded(|| model.forward(cache, &spans)));
+        let grammars = grammars.ok_or("the thread that computes masks has ended")?;
+        lenders.into_iter().zip(grammars).for_each(|(i, grammar)| self.running[i].return_grammar(grammar));
         let logits = logits.ok_or("the model's thread panicked; the log has the place")?;
         let logits = logits.map_err(|error| error.to_string())?;
         let width = self.vocabulary.len();
