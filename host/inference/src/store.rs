@@ -31,7 +31,7 @@ use crate::catalogue::{Artefact, Task};
 
 pub use hub::{HubEndpoint, HubReference, HubReferenceError};
 pub use inspect::{Inspected, Layout, inspect};
-pub(crate) use inspect::{read_config, read_text};
+pub(crate) use inspect::{read_config, read_text, weight_files};
 pub use name::{ModelName, ModelNameError};
 pub use progress::{NoProgress, Progress};
 pub(crate) use weights::check_safetensors;

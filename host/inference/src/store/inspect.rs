@@ -1,16 +1,24 @@
 //! What a file or folder of weights is.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::{StoreError, check_safetensors};
+use super::{StoreError, check_safetensors, plain_file_name};
 use crate::catalogue::Task;
+use crate::text::decoder::hugging_face::MODEL_TYPES;
 
 /// `config.json` has a few kilobytes.
 const CONFIG_BYTES: u64 = 1 << 20;
+/// Which shard has which tensor.
+const INDEX: &str = "model.safetensors.index.json";
+/// Some 100 bytes per tensor.
+const INDEX_BYTES: u64 = 16 << 20;
+const MAX_SHARDS: usize = 1024;
 
 /// How weights are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +26,7 @@ const CONFIG_BYTES: u64 = 1 << 20;
 pub enum Layout {
     /// One GGUF file.
     Gguf(PathBuf),
-    /// A folder with `config.json`, `tokenizer.json` and `model.safetensors`.
+    /// A folder with `config.json`, `tokenizer.json` and `model.safetensors` or its shards.
     Safetensors(PathBuf),
 }
 
@@ -97,31 +105,69 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         return only_gguf(path);
     }
     let config = read_config(path)?;
-    match config.get("model_type").and_then(Value::as_str) {
-        Some("bert") => {}
+    let task = match config.get("model_type").and_then(Value::as_str) {
+        Some("bert") => Task::TextEmbeddings,
+        Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
         Some(other) => {
+            let known = MODEL_TYPES.join(", ");
             let why = format!(
-                "its config.json says model_type {other:?}; this host reads \"bert\" encoders from safetensors and \
-                 language models from GGUF"
+                "its config.json says model_type {other:?}; this host reads \"bert\" encoders and the language models \
+                 {known} from safetensors"
             );
             return Err(refuse(path, why));
         }
         None => return Err(refuse(path, "its config.json has no model_type".to_owned())),
+    };
+    let mut files: Vec<_> = ["config.json", "tokenizer.json"].map(|name| path.join(name)).into();
+    let weights = match task {
+        Task::TextEmbeddings => vec![path.join("model.safetensors")],
+        Task::TextGeneration => {
+            let beside = [INDEX, "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+            files.extend(beside.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
+            weight_files(path)?
+        }
+    };
+    for file in &weights {
+        check_safetensors(file).map_err(|why| refuse(file, why))?;
     }
-    let files: Vec<_> = ["config.json", "model.safetensors", "tokenizer.json"].map(|name| path.join(name)).into();
+    files.extend(weights);
     let mut bytes = 0_u64;
     for file in &files {
-        bytes += fs::metadata(file).map_err(StoreError::io("cannot read", file))?.len();
+        let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
+        bytes = bytes.saturating_add(metadata.len());
     }
-    check_safetensors(&files[1]).map_err(|why| refuse(&files[1], why))?;
     let dimensions = config.get("hidden_size").and_then(Value::as_u64).and_then(|size| usize::try_from(size).ok());
     Ok(Inspected {
         layout: Layout::Safetensors(path.to_path_buf()),
-        task: Task::TextEmbeddings,
+        task,
         bytes,
-        dimensions,
+        dimensions: dimensions.filter(|_| task == Task::TextEmbeddings),
         files,
     })
+}
+
+/// The files that hold the weights of the checkpoint in `folder`: `model.safetensors`, or the shards that its index
+/// names.
+pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let path = folder.join(INDEX);
+    if !path.exists() {
+        return Ok(vec![folder.join("model.safetensors")]);
+    }
+    let text = read_text(&path, INDEX_BYTES)?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|error| refuse(&path, format!("it is no index of shards: {error}")))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    if let Some(name) = names.iter().find(|name| !plain_file_name(name) || !name.ends_with(".safetensors")) {
+        return Err(refuse(&path, format!("it names the file {name:.80?}, which is no name of a safetensors file")));
+    }
+    if !(1..=MAX_SHARDS).contains(&names.len()) {
+        return Err(refuse(&path, format!("it names {} files, not 1 to {MAX_SHARDS}", names.len())));
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 fn only_gguf(path: &Path) -> Result<Inspected, StoreError> {

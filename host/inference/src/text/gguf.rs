@@ -9,12 +9,13 @@
 //! The format is described in `docs/gguf.md` of the ggml project; versions 2 and 3, little endian, are read.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
+
+use super::mapped::map;
 
 /// Metadata entries a file may have.
 const MAX_ENTRIES: u64 = 1 << 16;
@@ -567,11 +568,7 @@ impl GgufFile {
     /// When the file cannot be mapped or its header is not right.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let io = |source| GgufError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is only read, as bytes of any value. A file that another process shortens meanwhile would
-        // raise SIGBUS; models lie in the host's own store, are replaced by renaming, and the map lives only while a
-        // model loads.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let map = map(path).map_err(io)?;
         let header = Header::parse(&map)?;
         Ok(Self { header, map })
     }

@@ -14,6 +14,7 @@ pub mod gguf;
 mod grammar;
 pub mod kv_blocks;
 pub mod lora;
+mod mapped;
 pub mod marks;
 mod model;
 pub mod sampler;

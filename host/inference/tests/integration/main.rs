@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod decoders;
 mod embeddings;
 mod engine;
 mod hub;

@@ -6,6 +6,7 @@
 //! checked against a bound by the reader that made it, so that products of them cannot overflow.
 
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
 
 use host_kernels::kv::KvShape;
 
@@ -16,6 +17,7 @@ use super::source::Source;
 pub(super) const MAX_LAYERS: u64 = 1024;
 pub(super) const MAX_WIDTH: u64 = 1 << 17;
 pub(super) const MAX_CONTEXT: u64 = 1 << 24;
+pub(super) const MAX_VOCABULARY: u64 = 1 << 21;
 
 /// A matrix: some rows of a tensor of `of_rows` by `columns`.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +110,7 @@ pub enum Activation {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerDescription {
     /// A token sees this many tokens, itself included; none for all before it.
-    pub window: Option<usize>,
+    pub window: Option<NonZeroUsize>,
     /// Which of [`Description::ropes`] turns its queries and keys.
     pub rope: usize,
     /// Before attention.
@@ -270,9 +272,7 @@ impl Description {
             known.insert(&vector.name);
         }
         // A tensor that is not used would mean that the file is another model than it says.
-        let mut left: Vec<&str> = source.names().into_iter().filter(|name| !known.contains(name)).collect();
-        left.sort_unstable();
-        match left.first() {
+        match source.names().into_iter().find(|name| !known.contains(name)) {
             None => Ok(()),
             Some(name) => {
                 let name: String = name.chars().take(80).collect();

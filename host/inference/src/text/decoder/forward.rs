@@ -3,8 +3,10 @@
 //! What an architecture has or lacks is asked once per layer and step, outside of every loop over values; buffers are
 //! kept from step to step. Products that read the same rows run in one parallel region.
 
+use std::num::NonZeroUsize;
+
 use host_kernels::attention::{Attention, Span as AttentionSpan, attend};
-use host_kernels::elementwise::{add, rms_norm, rope_angles, rope_interleaved, silu_mul};
+use host_kernels::elementwise::{add, gelu_mul, rms_norm, rope_angles, rope_interleaved, scale, silu_mul, softcap};
 use host_kernels::kv::{BLOCK_TOKENS, KvStore};
 
 use super::description::{Activation, Description, LayerDescription, MatrixAt, RopePairs, VectorAt};
@@ -15,6 +17,7 @@ use crate::text::lora::{AdaptedRows, Projection};
 use crate::text::weights::{Compute, Weight, products};
 
 struct Layer {
+    window: Option<NonZeroUsize>,
     rope: usize,
     attention_norm: Vec<f32>,
     query: Weight,
@@ -73,6 +76,7 @@ impl Layer {
     fn read(source: Source<'_>, layer: &LayerDescription) -> Result<Self, DecoderError> {
         let optional = |at: &Option<VectorAt>| at.as_ref().map(|at| source.vector(at)).transpose();
         Ok(Self {
+            window: layer.window,
             rope: layer.rope,
             attention_norm: source.vector(&layer.attention_norm)?,
             query: weight(source, &layer.query)?,
@@ -102,10 +106,6 @@ impl Decoder {
     /// When [`Description::check`] fails, before memory is taken, or values are not usable.
     pub fn read(description: Description, source: Source<'_>, compute: Compute) -> Result<Self, DecoderError> {
         description.check(source)?;
-        if description.attention_cap.is_some() || description.layers.iter().any(|layer| layer.window.is_some()) {
-            let fault = "sliding windows and soft caps of attention are not supported yet";
-            return Err(DecoderError::invalid(description.architecture, fault));
-        }
         let head = if description.tied() { None } else { Some(weight(source, &description.head_matrix)?) };
         Ok(Self {
             embedding: weight(source, &description.embedding)?,
@@ -144,15 +144,15 @@ impl Decoder {
 
     /// Fills `x` with the tokens' embeddings and `angles` with their rotations.
     fn embed(&mut self, spans: &[Span<'_>], rows: usize) -> Result<(), ForwardError> {
-        let (width, scale) = (self.description.width, self.description.embedding_scale);
+        let (width, factor) = (self.description.width, self.description.embedding_scale);
         let b = &mut self.buffers;
         b.x.resize(rows * width, 0.0);
         let tokens = spans.iter().flat_map(|span| span.tokens);
         for (token, x) in tokens.zip(b.x.chunks_exact_mut(width)) {
             self.embedding.row(*token as usize, x)?;
         }
-        if scale != 1.0 {
-            b.x.iter_mut().for_each(|x| *x *= scale);
+        if factor != 1.0 {
+            scale(self.compute.isa, &mut b.x, factor);
         }
         for (rope, angles) in self.description.ropes.iter().zip(&mut b.angles) {
             let pairs = rope.frequencies.len();
@@ -211,7 +211,8 @@ impl Decoder {
         ragged: &[AttentionSpan<'_>],
         adapted: &AdaptedRows<'_>,
     ) -> Result<(), ForwardError> {
-        let Description { width, inner, heads, head, epsilon, activation, attention_scale, .. } = self.description;
+        let Description { width, inner, heads, head, epsilon, activation, attention_scale, attention_cap, .. } =
+            self.description;
         let isa = self.compute.isa;
         let (layer, b) = (&self.layers[l], &mut self.buffers);
         b.normed.resize(b.x.len(), 0.0);
@@ -225,7 +226,7 @@ impl Decoder {
         self.store(store, l, spans);
         let (layer, b) = (&self.layers[l], &mut self.buffers);
         b.attended.resize(b.query.len(), 0.0);
-        let attention = Attention::new(heads, attention_scale);
+        let attention = Attention { heads, scale: attention_scale, window: layer.window, softcap: attention_cap };
         attend(isa, &self.compute.pool, store, l, ragged, attention, &b.query, &mut b.attended);
         products(&mut self.compute, &b.attended, heads * head, &mut [(&layer.output, &mut b.out)])?;
         adapted.add(&mut self.compute, l, &b.attended, heads * head, &mut [(Projection::Output, &mut b.out)]);
@@ -239,7 +240,7 @@ impl Decoder {
         adapted.add(&mut self.compute, l, &b.normed, width, &mut outputs);
         match activation {
             Activation::Silu => silu_mul(isa, &mut b.gate, &b.up),
-            Activation::GeluTanh => gelu_mul(&mut b.gate, &b.up),
+            Activation::GeluTanh => gelu_mul(isa, &mut b.gate, &b.up),
         }
         products(&mut self.compute, &b.gate, inner, &mut [(&layer.down, &mut b.out)])?;
         adapted.add(&mut self.compute, l, &b.gate, inner, &mut [(Projection::Down, &mut b.out)]);
@@ -297,7 +298,7 @@ impl ForwardPass for Decoder {
             let head = self.head.as_ref().unwrap_or(&self.embedding);
             products(&mut self.compute, &b.normed, width, &mut [(head, &mut b.logits)])?;
             if let Some(cap) = self.description.logit_cap {
-                b.logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+                softcap(self.compute.isa, &mut b.logits, cap);
             }
         }
         Ok(&self.buffers.logits)
@@ -305,13 +306,5 @@ impl ForwardPass for Decoder {
 
     fn vocabulary(&self) -> usize {
         self.description.vocabulary
-    }
-}
-
-/// The gate of GeGLU with the tanh approximation of GELU: `gate = gelu(gate) * up`.
-fn gelu_mul(gate: &mut [f32], up: &[f32]) {
-    for (g, u) in gate.iter_mut().zip(up) {
-        let inner = 0.797_884_6 * (*g + 0.044_715 * *g * *g * *g);
-        *g = 0.5 * *g * (1.0 + inner.tanh()) * u;
     }
 }

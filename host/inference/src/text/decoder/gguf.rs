@@ -5,6 +5,7 @@
 //! turn together; other architectures keep the order of their checkpoints. They also add the 1 to Gemma's norms.
 
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
 
 use super::DecoderError;
 use super::description::{
@@ -128,7 +129,7 @@ pub fn describe(file: View<'_>) -> Result<Description, DecoderError> {
     for l in 0..count {
         let local = window.is_some() && (period == 1 || l % period < period - 1);
         let mut layer = layer(keys, &shape, l);
-        layer.window = window.filter(|_| local);
+        layer.window = window.filter(|_| local).and_then(NonZeroUsize::new);
         // Only Gemma 3 has a second rotation. Its layers keep it where their window is as long as the context.
         layer.rope = usize::from(ropes.len() > 1 && l % period < period - 1);
         layers.push(layer);

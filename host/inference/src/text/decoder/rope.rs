@@ -12,6 +12,9 @@ pub(super) enum Scaling {
     None,
     /// All are divided by a factor: position interpolation (Chen et al. 2023).
     Linear { factor: f64 },
+    /// Llama 3.1's: ones that turn less than `low` times within the original context are divided by the factor, ones
+    /// that turn more than `high` times stay, with a ramp between.
+    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
     /// YaRN (Peng et al. 2023): slow ones are divided by the factor, fast ones stay, with a ramp between; rotated values grow by `attention`.
     Yarn { factor: f64, original: f64, fast: f64, slow: f64, truncate: bool, attention: f64 },
     /// LongRoPE (Ding et al. 2024): each has its divisor, which depends on whether the context is longer than the
@@ -40,6 +43,14 @@ pub(super) fn rope(base: f64, rotated: usize, divisors: Option<&[f32]>, scaling:
     let (frequencies, scale) = match *scaling {
         Scaling::None => (plain(divisors)?, 1.0),
         Scaling::Linear { factor } => (plain(divisors)?.iter().map(|f| f / factor).collect(), 1.0),
+        Scaling::Llama3 { factor, low, high, original } => {
+            let stretch = |frequency: f64| {
+                let turns = original * frequency / std::f64::consts::TAU;
+                let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                (1.0 - keep) * frequency / factor + keep * frequency
+            };
+            (plain(divisors)?.into_iter().map(stretch).collect(), 1.0)
+        }
         Scaling::Yarn { factor, original, fast, slow, truncate, attention } => {
             let width = rotated as f64;
             // The pair that turns this often within the original context.

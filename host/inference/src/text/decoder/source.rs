@@ -1,9 +1,12 @@
 //! Where a decoder's weights come from: tensors by name, whatever the file's format.
 
+use std::collections::BTreeSet;
+
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 
 use super::DecoderError;
+use super::checkpoint::Checkpoint;
 use super::description::{MatrixAt, VectorAt};
 use crate::text::gguf::View;
 
@@ -12,6 +15,8 @@ use crate::text::gguf::View;
 pub enum Source<'a> {
     /// A GGUF file.
     Gguf(View<'a>),
+    /// Safetensors, whose types are those of GGUF's that hold floats.
+    Checkpoint(&'a Checkpoint),
 }
 
 /// A tensor: its values in row-major order, in blocks of `dtype`.
@@ -27,19 +32,24 @@ pub struct RawTensor<'a> {
 
 impl<'a> Source<'a> {
     /// The tensor `name`, if there is one.
-    pub fn tensor(&self, name: &str) -> Option<RawTensor<'a>> {
+    ///
+    /// # Errors
+    /// When its values are of a type that is not read.
+    pub fn tensor(&self, name: &str) -> Result<Option<RawTensor<'a>>, DecoderError> {
         match self {
             Self::Gguf(file) => {
-                let (info, bytes) = file.tensor(name)?;
-                Some(RawTensor { dtype: info.dtype, shape: &info.shape, bytes })
+                let tensor = file.tensor(name);
+                Ok(tensor.map(|(info, bytes)| RawTensor { dtype: info.dtype, shape: &info.shape, bytes }))
             }
+            Self::Checkpoint(checkpoint) => checkpoint.tensor(name),
         }
     }
 
     /// The names of all tensors.
-    pub fn names(&self) -> Vec<&'a str> {
+    pub fn names(&self) -> BTreeSet<&'a str> {
         match self {
-            Self::Gguf(file) => file.tensor_names(),
+            Self::Gguf(file) => file.tensor_names().into_iter().collect(),
+            Self::Checkpoint(checkpoint) => checkpoint.names(),
         }
     }
 
@@ -65,7 +75,7 @@ impl<'a> Source<'a> {
     }
 
     fn of_shape(&self, name: &str, shape: &[usize]) -> Result<RawTensor<'a>, DecoderError> {
-        let tensor = self.tensor(name).ok_or_else(|| DecoderError::Missing(format!("tensor {name}")))?;
+        let tensor = self.tensor(name)?.ok_or_else(|| DecoderError::Missing(format!("tensor {name}")))?;
         if tensor.shape != shape {
             let fault = format!("its shape is {:?}, but the model's metadata asks for {shape:?}", tensor.shape);
             return Err(DecoderError::invalid(format!("tensor {name}"), fault));
@@ -80,11 +90,7 @@ impl<'a> Source<'a> {
     pub fn vector(&self, at: &VectorAt) -> Result<Vec<f32>, DecoderError> {
         let tensor = self.vector_bytes(at)?;
         let what = || format!("tensor {}", at.name);
-        let read = || -> candle_core::Result<Vec<f32>> {
-            let storage = QStorage::from_data(tensor.bytes.into(), &Device::Cpu, tensor.dtype)?;
-            QTensor::new(storage, at.of_length)?.dequantize(&Device::Cpu)?.to_vec1()
-        };
-        let values = read().map_err(|e| DecoderError::invalid(what(), e.to_string()))?;
+        let values = floats(tensor).map_err(|fault| DecoderError::invalid(what(), fault.to_string()))?;
         if values.iter().any(|v| !v.is_finite()) {
             return Err(DecoderError::invalid(what(), "it holds values that are not finite"));
         }
@@ -96,6 +102,20 @@ impl<'a> Source<'a> {
     /// # Errors
     /// As [`Self::vector`].
     pub fn optional_vector(&self, at: &VectorAt) -> Result<Option<Vec<f32>>, DecoderError> {
-        if self.tensor(&at.name).is_none() { Ok(None) } else { self.vector(at).map(Some) }
+        if self.tensor(&at.name)?.is_none() { Ok(None) } else { self.vector(at).map(Some) }
+    }
+}
+
+/// All values of a vector. Those that are floats already may begin at any byte of a file.
+fn floats(tensor: RawTensor<'_>) -> candle_core::Result<Vec<f32>> {
+    let halves = || tensor.bytes.as_chunks::<2>().0.iter();
+    match tensor.dtype {
+        GgmlDType::F32 => Ok(tensor.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        GgmlDType::F16 => Ok(halves().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect()),
+        GgmlDType::BF16 => Ok(halves().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect()),
+        dtype => {
+            let storage = QStorage::from_data(tensor.bytes.into(), &Device::Cpu, dtype)?;
+            QTensor::new(storage, tensor.shape)?.dequantize(&Device::Cpu)?.to_vec1()
+        }
     }
 }

@@ -161,7 +161,7 @@ fn models_that_contradict_themselves_are_refused_by_name() {
         (llama().tensor("rope_freqs.weight", &[8], 0, vec![0xff; 32]), "not finite"),
         (
             Writer::default().text("general.architecture", "mamba"),
-            "\"mamba\"; the architectures that are read are llama",
+            "\"mamba\"; the architectures that are read are gemma2",
         ),
         (Writer::default().text("general.architecture", "llama"), "llama.embedding_length is missing"),
     ] {
@@ -170,7 +170,7 @@ fn models_that_contradict_themselves_are_refused_by_name() {
     }
     let (_directory, path) = file(&llama().bytes());
     let small = TextModel::load(&path, LoadOptions { memory: Some(1000), ..LoadOptions::default() });
-    assert!(small.err().unwrap().to_string().contains("memory budget"));
+    assert!(small.err().unwrap().to_string().contains("may have 1000 bytes"));
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::num::NonZeroUsize;
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, silu};
@@ -130,7 +131,7 @@ impl Layer {
         let optional = |at| optional(source, at, as_stored, device);
         let optional_head = |at| super::matrix::optional(source, at, order, device);
         Ok(Self {
-            window: layer.window,
+            window: layer.window.map(NonZeroUsize::get),
             rope: layer.rope,
             attention_norm: vector(source, &layer.attention_norm, as_stored, device)?,
             query: Matrix::read(source, &layer.query, order, device)?,
