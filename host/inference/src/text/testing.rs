@@ -39,6 +39,15 @@ impl Writer {
         self.entry(key, 6, &value.to_le_bytes())
     }
 
+    pub(crate) fn boolean(self, key: &str, value: bool) -> Self {
+        self.entry(key, 7, &[value.into()])
+    }
+
+    pub(crate) fn floats(self, key: &str, values: &[f32]) -> Self {
+        let items: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.entry(key, 9, &[&6u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &items].concat())
+    }
+
     pub(crate) fn text(self, key: &str, value: &str) -> Self {
         self.entry(key, 8, &string(value))
     }

@@ -23,6 +23,7 @@ mod detokenizer;
 mod gguf;
 mod hugging_face;
 mod merge;
+mod pipeline;
 mod rules;
 mod special;
 mod split;
@@ -89,6 +90,8 @@ pub struct Vocabulary {
     /// Those of them that a text may hold which is to be taken as it is.
     added: SpecialTokens,
     space: Space,
+    /// Runs of spaces become one, and none stays at a text's ends.
+    collapse: bool,
     /// A lower bound on the tokens of a text follows from its length.
     bounded: bool,
     /// Each token's bytes, one after another; none for control tokens.
@@ -107,7 +110,7 @@ pub struct Vocabulary {
 /// What makes tokens of a text without special ones.
 enum Encoder {
     Bpe { splitter: Splitter, bpe: Bpe, compose: bool, escape: bool },
-    Spm { model: Spm, collapse: bool },
+    Spm(Spm),
 }
 
 /// Where a text gets a space in front that it does not have.
@@ -151,6 +154,7 @@ struct Parts<'a> {
     special: Vec<Special>,
     encoder: Encoder,
     space: Space,
+    collapse: bool,
     bounded: bool,
     writing: Writing,
     /// `▁` is a space in added tokens too.
@@ -164,19 +168,9 @@ struct Parts<'a> {
 
 impl Vocabulary {
     fn assemble(parts: Parts<'_>) -> Result<Self, TokenizerError> {
-        let Parts {
-            mut tokens,
-            special,
-            encoder,
-            space,
-            bounded,
-            writing,
-            added_escaped,
-            bos,
-            eos,
-            end_of_turn,
-            add_bos,
-        } = parts;
+        let Parts { mut tokens, special, encoder, space, collapse, bounded, writing, added_escaped, bos, eos, .. } =
+            parts;
+        let (end_of_turn, add_bos) = (parts.end_of_turn, parts.add_bos);
         // A file that lists these as plain text would let any message end its turn.
         let mut ends_turn: Vec<u32> = Vec::new();
         for id in eos.into_iter().chain(end_of_turn) {
@@ -231,6 +225,7 @@ impl Vocabulary {
             special,
             added,
             space,
+            collapse,
             bytes,
             ends,
             longest,
@@ -273,8 +268,14 @@ impl Vocabulary {
 
     fn encode_pieces<'a>(&self, pieces: impl IntoIterator<Item = &'a str>) -> Result<Vec<u32>, TokenizerError> {
         let mut run = Run::new(Place::Beginning);
-        for piece in pieces {
-            self.run(piece, &self.special, &mut run)?;
+        let mut pieces = pieces.into_iter().peekable();
+        while let Some(piece) = pieces.next() {
+            if self.collapse {
+                let piece = collapsed(piece, run.place == Place::Beginning, pieces.peek().is_none());
+                self.run(&piece, &self.special, &mut run)?;
+            } else {
+                self.run(piece, &self.special, &mut run)?;
+            }
         }
         let mut ids = run.tokens;
         if let (true, Some(bos)) = (self.add_bos, self.bos)
@@ -312,7 +313,7 @@ impl Vocabulary {
                 };
                 let has =
                     matches!(self.space, Space::FirstIfNone | Space::SectionsIfNone) && text.starts_with([' ', '▁']);
-                self.encoder.encode(text, spaced && !has, run.place, run);
+                self.encoder.encode(text, spaced && !has, run);
                 run.place = Place::Middle;
             }
         });
@@ -397,16 +398,13 @@ impl Run {
 }
 
 impl Encoder {
-    fn encode(&self, text: &str, spaced: bool, place: Place, run: &mut Run) {
+    fn encode(&self, text: &str, spaced: bool, run: &mut Run) {
         let mut text = std::borrow::Cow::Borrowed(text);
-        if let Self::Spm { collapse: true, .. } = self {
-            text = collapsed(&text, place != Place::Middle).into();
-        }
         if spaced && !text.is_empty() {
             text = format!(" {text}").into();
         }
         match self {
-            Self::Spm { model, .. } => model.encode(&text.replace(' ', "▁"), &mut run.scratch, &mut run.tokens),
+            Self::Spm(model) => model.encode(&text.replace(' ', "▁"), &mut run.scratch, &mut run.tokens),
             Self::Bpe { splitter, bpe, compose, escape } => {
                 if *compose && !text.is_ascii() {
                     let mut normalized = NormalizedString::from(text.as_ref());
@@ -424,14 +422,15 @@ impl Encoder {
     }
 }
 
-/// One space for each run of them, none at the end, and none at the beginning of a section.
-fn collapsed(text: &str, begins: bool) -> String {
+/// One space for each run of them, and none where the whole text `begins` or `ends`.
+fn collapsed(text: &str, begins: bool, ends: bool) -> String {
+    let text = if begins { text.trim_start_matches(' ') } else { text };
+    let text = if ends { text.trim_end_matches(' ') } else { text };
     let mut out = String::with_capacity(text.len());
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        if !out.is_empty() || !begins && text.starts_with(' ') {
-            out.push(' ');
+    for c in text.chars() {
+        if c != ' ' || !out.ends_with(' ') {
+            out.push(c);
         }
-        out.push_str(word);
     }
     out
 }

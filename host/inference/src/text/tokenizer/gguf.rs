@@ -63,12 +63,14 @@ fn bpe(
     };
     let mut whole = HashMap::new();
     for (id, (text, _)) in plain() {
+        if !whole_words {
+            break;
+        }
         if characters {
-            // Merges are lines of a file and cannot make lines: runs of them are tokens of their own.
             if text.bytes().all(|byte| byte == b'\n') {
                 whole.insert(text.as_bytes().into(), id);
             }
-        } else if whole_words {
+        } else {
             let bytes: Option<Vec<u8>> = text.chars().map(|c| stand_ins.get(&c).copied()).collect();
             whole.extend(bytes.map(|bytes| (bytes.into(), id)));
         }
@@ -78,6 +80,7 @@ fn bpe(
     Vocabulary::assemble(Parts {
         encoder: Encoder::Bpe { splitter, bpe, compose, escape: characters },
         space: Space::Never,
+        collapse: false,
         bounded: true,
         writing: if characters { Writing::Escaped } else { Writing::StandIns },
         added_escaped: false,
@@ -127,7 +130,8 @@ fn spm(file: View<'_>, tokens: Vec<(&str, Kind)>, ids: &HashMap<&str, u32>) -> R
     // Where the file names none, they are where SentencePiece puts them.
     let ends = Ends::read(file, tokens.len(), Some(1), Some(2))?;
     Vocabulary::assemble(Parts {
-        encoder: Encoder::Spm { model, collapse },
+        encoder: Encoder::Spm(model),
+        collapse,
         space: if spaced { Space::Sections } else { Space::Never },
         bounded: !collapse,
         writing: Writing::Escaped,

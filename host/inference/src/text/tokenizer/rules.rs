@@ -13,7 +13,8 @@ pub(super) struct Rule {
     pub(super) splitter: Splitter,
     /// Texts are composed first (Unicode's NFC), as the model's tokenizer does.
     pub(super) compose: bool,
-    /// A word that is a token stays whole, whatever the merges say.
+    /// A word that is a token stays whole, whatever the merges say. For rules of characters, a run of line ends that is one:
+    /// merges are lines of a file and cannot make them.
     pub(super) whole_words: bool,
     /// A sequence starts with the token for it where the file does not say.
     pub(super) add_bos: bool,
@@ -57,7 +58,7 @@ const DEEPSEEK_LETTERS: &str = concat!(
 const DEEPSEEK_SIGNS: &str = "\\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+";
 const DEEPSEEK_HAN: &str = "[一-龥\u{800}-一가-\u{d7ff}]+";
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
-const AFMOE_SCRIPTS: &str = "[一-鿿㐀-䶿\u{f900}-\u{faff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}\u{ff65}-ﾟ⼀-\u{2fdf}\u{e00}-\u{e7f}\u{e80}-\u{eff}ក-\u{17ff}က-\u{109f}ꩠ-\u{aa7f}ꧠ-\u{a9ff}가-\u{d7af}\u{1100}-\u{11ff}]+";
+const AFMOE_SCRIPTS: &str = "[一-鿿㐀-䶿\u{f900}-\u{faff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}\u{ff65}-ﾟ⼀-\u{2fdf}\u{e40}-\u{e7f}\u{e80}-\u{eff}ក-\u{17ff}က-\u{109f}ꩠ-\u{aa7f}ꧠ-\u{a9ff}가-\u{d7af}\u{1100}-\u{11ff}]+";
 const YOUTU_SCRIPTS: &str =
     "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
 const LINES: &str = r"[^\n]+|\n+";
@@ -91,7 +92,8 @@ const RULES: &[Entry] = &[
         &[(LLAMA3, IN_LINE)],
         WHOLE_WITH_BOS,
     ),
-    (&["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], &[(LLAMA3, IN_LINE)], PLAIN),
+    (&["dbrx", "smaug-bpe", "chatglm-bpe"], &[(LLAMA3, IN_LINE)], PLAIN),
+    (&["glm4"], &[(LLAMA3, IN_LINE)], WHOLE),
     (&["jais-2"], &[(LLAMA3, Shape::Isolated(Blank::GivesInPowers))], PLAIN),
     (&["minicpm5"], &[(r"\p{N}{1,3}", STAYS), (MINICPM5, IN_LINE)], WHOLE),
     (
@@ -182,7 +184,7 @@ const RULES: &[Entry] = &[
     (&["seed-coder"], &[(SEED_CODER, IN_LINE)], PLAIN),
     (&["exaone-moe"], &[(EXAONE_MOE, IN_LINE)], PLAIN),
     (&["afmoe"], &[(r"\p{N}+", Shape::Threes), (AFMOE_SCRIPTS, STAYS), (DEEPSEEK3, IN_LINE)], PLAIN),
-    (&["gemma4", "granite-embed-multi-311m"], &[(LINES, STAYS)], Traits { add_bos: true, ..CHARACTERS }),
+    (&["gemma4", "granite-embed-multi-311m"], &[(LINES, STAYS)], Traits { characters: true, ..WHOLE_WITH_BOS }),
     (&["sarvam-moe"], &[(LINES, STAYS)], CHARACTERS),
 ];
 
@@ -199,7 +201,12 @@ pub(super) fn rule(name: &str) -> Option<Rule> {
 
 /// The names that [`rule`] knows.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    RULES.iter().flat_map(|(names, ..)| names.iter().copied())
+    groups().flatten().copied()
+}
+
+/// The same, those of one rule together.
+pub(super) fn groups() -> impl Iterator<Item = &'static [&'static str]> {
+    RULES.iter().map(|(names, ..)| *names)
 }
 
 #[cfg(test)]
@@ -210,8 +217,8 @@ mod tests {
     fn every_name_has_one_rule_that_compiles() {
         let all: Vec<&str> = names().collect();
         for (at, name) in all.iter().enumerate() {
-            assert!(rule(name).is_some(), "{name}");
             assert!(!all[..at].contains(name), "{name} stands twice");
         }
+        assert!(groups().all(|group| rule(group[0]).is_some()));
     }
 }
