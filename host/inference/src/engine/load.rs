@@ -78,13 +78,10 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
                 path.display()
             ))),
         },
-        Plan::Files { task: Task::TextGeneration, files, adapters } => match files.layout {
-            Layout::Gguf(ref path) => text_generation(path, &files, adapters, settings),
-            Layout::Safetensors(directory) => Err(AiError::model_unavailable(format_args!(
-                "{} holds safetensors; text generation is read from a GGUF file",
-                directory.display()
-            ))),
-        },
+        Plan::Files { task: Task::TextGeneration, files, adapters } => {
+            let (Layout::Gguf(path) | Layout::Safetensors(path)) = &files.layout;
+            text_generation(path, &files, adapters, settings)
+        }
         Plan::Script { task, script } => scripted(task, &script),
     }
 }
@@ -101,7 +98,7 @@ fn encoder(directory: &Path, files: &Files, settings: &Settings) -> Result<Model
     Ok(Model::TextEmbeddings(Arc::new(encoder)))
 }
 
-/// A language model out of a GGUF file.
+/// A language model out of a GGUF file or a folder of safetensors.
 fn text_generation(
     path: &Path,
     files: &Files,

@@ -1,6 +1,6 @@
-//! Text generation from GGUF files.
+//! Text generation from GGUF files and published checkpoints.
 //!
-//! [`load`] maps a file, reads its tokenizer and chat template, repacks its weights, drops the map and starts the
+//! [`load`] maps the weights, reads the tokenizer and chat template, repacks the weights, drops the map and starts the
 //! model's threads: one that runs steps (the scheduler), one that renders and tokenizes prompts so that neither callers
 //! nor running answers wait for it, and those that compute. What comes back is a
 //! [`crate::backend::TextGeneration`] and knows nothing of JSON or of how the request arrived.
@@ -9,6 +9,7 @@
 //! a GPU, over the blocks that [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
 
 pub mod decoder;
+mod files;
 pub mod forward;
 pub mod gguf;
 mod grammar;

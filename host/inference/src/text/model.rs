@@ -14,9 +14,9 @@ use host_kernels::threads::ThreadPool;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::decoder::{self, Decoder, DecoderError, Description, Source};
+use super::decoder::{Decoder, DecoderError, Description};
+use super::files::ModelFiles;
 use super::forward::{ForwardPass, KvCache};
-use super::gguf::GgufFile;
 use super::grammar::Grammars;
 use super::kv_blocks::BlockPool;
 use super::lora::{Adapter, AdapterSource, Adapters, Base};
@@ -122,10 +122,10 @@ pub enum LoadError {
     Thread(#[from] std::io::Error),
 }
 
-/// Loads the GGUF file at `path`. Blocks while it reads and repacks: call it off the async workers.
+/// Loads the GGUF file, or the directory of a checkpoint, at `path`. Blocks while it reads and repacks: call it off the async workers.
 ///
 /// # Errors
-/// When the file is damaged, of a kind that is not supported, or larger than the budget.
+/// When a file is damaged, of a kind that is not supported, or larger than the budget.
 pub fn load(path: &Path, options: LoadOptions) -> Result<Arc<dyn TextGeneration>, LoadError> {
     Ok(Arc::new(TextModel::load(path, options)?))
 }
@@ -170,25 +170,25 @@ impl TextModel {
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self, LoadError> {
         let started = Instant::now();
         let in_file = |source: DecoderError| LoadError::File { path: path.to_owned(), source };
-        let mapped = GgufFile::open(path).map_err(|error| in_file(error.into()))?;
-        let file = mapped.view();
-        let mut description = decoder::gguf::describe(file).map_err(in_file)?;
-        let vocabulary =
-            Vocabulary::from_gguf(file).map_err(|source| LoadError::Tokenizer { path: path.to_owned(), source })?;
-        let template = ChatTemplate::from_gguf(file, vocabulary.bos_text(), vocabulary.eos_text())
-            .map_err(|source| LoadError::Template { path: path.to_owned(), source })?;
+        let files = ModelFiles::open(path).map_err(in_file)?;
+        let mut description = files.describe().map_err(in_file)?;
+        let vocabulary = files.vocabulary().map_err(|source| LoadError::Tokenizer { path: path.to_owned(), source })?;
+        let template =
+            files.template(&vocabulary).map_err(|source| LoadError::Template { path: path.to_owned(), source })?;
         description.limit_vocabulary(vocabulary.len()).map_err(in_file)?;
+        // Before memory is taken for the cache.
+        description.check(files.source()).map_err(in_file)?;
         let on_device = |fault: String| LoadError::Device { path: path.to_owned(), fault };
         let device = options.placement.open().map_err(on_device)?;
         let adapters = options.adapters.iter().map(|adapter| adapter.bytes).fold(0, u64::saturating_add);
-        let weights = mapped.length().saturating_add(adapters);
+        let weights = files.bytes().saturating_add(adapters);
         let budget = Budget { device: device.as_ref(), weights, allowed: options.memory };
         let blocks = budget.blocks(path, &description, options.sequences)?;
         description.limit_context(options.context.map_or(usize::MAX, NonZeroUsize::get));
         description.limit_context(blocks * BLOCK_TOKENS);
         let context = description.context;
         let adapters = Adapters::read(&options.adapters, &Base::from(&description));
-        let source = Source::Gguf(file);
+        let source = files.source();
         let this = match device {
             None => {
                 let threads = options.threads.unwrap_or_else(default_threads);
@@ -197,7 +197,7 @@ impl TextModel {
                 let cache = KvStore::new(description.kv_shape(), blocks);
                 let model = Decoder::read(description, source, compute).map_err(in_file)?;
                 let bytes = model.bytes();
-                drop(mapped);
+                drop(files);
                 Self::start(model, cache, vocabulary, template, adapters, context, bytes, &options)?
             }
             Some(_) if !options.adapters.is_empty() => {
@@ -207,7 +207,7 @@ impl TextModel {
             Some(device) => {
                 let model = TensorDecoder::read(description.clone(), source, &device).map_err(in_file)?;
                 let bytes = model.bytes();
-                drop(mapped);
+                drop(files);
                 let cache = TensorCache::new(&description, blocks, &device);
                 let cache = cache.map_err(|error| on_device(error.to_string()))?;
                 Self::start(model, cache, vocabulary, template, adapters, context, bytes, &options)?

@@ -18,7 +18,7 @@ use host_kernels::threads::ThreadPool;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ARCHITECTURES: [&str; 7] = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"];
 
@@ -221,4 +221,163 @@ fn pieces_and_company_change_no_bit() {
         let together = model.forward(&mut store, &spans).unwrap();
         assert_eq!(together, [&alone[19][..], &alone[32]].concat(), "{architecture} {kind} together");
     }
+}
+
+fn config_of(architecture: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(folder(architecture).join("config.json")).unwrap()).unwrap()
+}
+
+/// What becomes of the checkpoint in `directory` before any weight is read.
+fn described(directory: &Path) -> Result<Description, String> {
+    let checkpoint = Checkpoint::open(directory).map_err(|error| error.to_string())?;
+    let source = Source::Checkpoint(&checkpoint);
+    let description = decoder::hugging_face::describe(&checkpoint.config, source).map_err(|error| error.to_string())?;
+    description.check(source).map_err(|error| error.to_string())?;
+    Ok(description)
+}
+
+fn write_config(directory: &Path, config: &Value) {
+    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn configurations_that_are_not_supported_are_refused_by_key() {
+    let cases = [
+        ("llama", "/model_type", json!("mamba"), "\"mamba\"; the architectures that are read are gemma2"),
+        ("llama", "/model_type", json!(null), "model_type: it is missing"),
+        ("llama", "/hidden_size", json!(1u64 << 40), "hidden_size: 1099511627776 is no whole number from 1 to"),
+        ("llama", "/hidden_size", json!(-3), "hidden_size: -3 is no whole number"),
+        ("llama", "/hidden_size", json!(64), "self_attn.q_proj.weight: its shape is [32, 32]"),
+        ("llama", "/num_hidden_layers", json!(3), "model.layers.2.self_attn.q_proj.weight is missing"),
+        (
+            "llama",
+            "/num_hidden_layers",
+            json!(1),
+            "\"model.layers.1.input_layernorm.weight\": is not part of the llama",
+        ),
+        ("llama", "/num_key_value_heads", json!(3), "4 heads, 3 key-value heads"),
+        ("llama", "/rms_norm_eps", json!(0), "rms_norm_eps: 0 is no number above 0"),
+        ("llama", "/mlp_bias", json!(true), "mlp_bias: this is not supported"),
+        ("llama", "/attention_bias", json!(true), "self_attn.q_proj.bias is missing"),
+        ("llama", "/hidden_act", json!("relu"), "hidden_act: \"relu\" is not supported"),
+        ("llama", "/rope_parameters/rope_type", json!("dynamic"), "rope_type: \"dynamic\" is not supported"),
+        ("llama", "/rope_parameters/factor", json!(0.5), "rope_parameters.factor: 0.5 is below 1"),
+        ("llama", "/rope_parameters/high_freq_factor", json!(1.0), "1 is not above low_freq_factor 1"),
+        ("llama", "/rope_parameters/rope_theta", json!(1e300), "rope_theta: 1e+300 is no number above 0"),
+        ("phi3", "/rope_parameters/long_factor", json!([1.0]), "there are 1 factors for 4 frequencies"),
+        (
+            "phi3",
+            "/rope_parameters/short_factor",
+            json!([1, 0, 1, 1]),
+            "short_factor: it is no list of numbers above 0",
+        ),
+        ("qwen3", "/layer_types", json!(["full_attention"]), "layer_types: it is no list of 2 types"),
+        ("gemma3", "/layer_types/0", json!("chunked_attention"), "\"chunked_attention\" is not supported"),
+    ];
+    for (architecture, key, value, part) in cases {
+        let directory = rewritten(architecture, Dtype::BF16, 1);
+        let mut config = config_of(architecture);
+        *config.pointer_mut(key).unwrap() = value;
+        write_config(directory.path(), &config);
+        let error = described(directory.path()).unwrap_err();
+        assert!(error.contains(part), "{error} lacks {part}");
+    }
+    let directory = rewritten("llama", Dtype::BF16, 1);
+    let mut config = config_of("llama");
+    config["quantization_config"] = json!({ "quant_method": "gptq" });
+    write_config(directory.path(), &config);
+    assert!(described(directory.path()).unwrap_err().contains("quantization_config: quantized checkpoints"));
+}
+
+#[test]
+fn files_of_weights_that_are_not_right_are_refused_by_name() {
+    let one = |change: &dyn Fn(&Path)| {
+        let directory = rewritten("llama", Dtype::F32, 2);
+        change(directory.path());
+        described(directory.path()).unwrap_err()
+    };
+    let index = |path: &Path, file: &str| {
+        let map = json!({ "weight_map": { "a": file, "b": "model-0.safetensors" } });
+        std::fs::write(path.join("model.safetensors.index.json"), map.to_string()).unwrap();
+    };
+    let faults = [
+        (one(&|path| std::fs::remove_file(path.join("model-1.safetensors")).unwrap()), "model-1.safetensors"),
+        (one(&|path| index(path, "../model.safetensors")), "names the file \"../model.safetensors\""),
+        (one(&|path| index(path, "config.json")), "which is no name of a safetensors file"),
+        (one(&|path| std::fs::write(path.join("model-1.safetensors"), [0xff; 64]).unwrap()), "header claims"),
+        (
+            one(&|path| {
+                std::fs::copy(path.join("model-0.safetensors"), path.join("model-1.safetensors")).unwrap();
+            }),
+            "is in another file too",
+        ),
+        (
+            one(&|path| {
+                std::fs::remove_file(path.join("model.safetensors.index.json")).unwrap();
+                std::fs::rename(path.join("model-0.safetensors"), path.join("model.safetensors")).unwrap();
+            }),
+            "is missing",
+        ),
+        (
+            one(&|path| {
+                let file = std::fs::File::options().write(true).open(path.join("model-1.safetensors")).unwrap();
+                file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+            }),
+            "it may be truncated",
+        ),
+    ];
+    for (error, part) in faults {
+        assert!(error.contains(part), "{error} lacks {part}");
+    }
+    let directory = rewritten("llama", Dtype::BF16, 1);
+    let bytes = std::fs::read(directory.path().join("model.safetensors")).unwrap();
+    let header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let text = std::str::from_utf8(&bytes[8..8 + header]).unwrap().replacen("BF16", "U16", 1);
+    let text = format!("{text}{}", " ".repeat(header - text.len()));
+    std::fs::write(
+        directory.path().join("model.safetensors"),
+        [&bytes[..8], text.as_bytes(), &bytes[8 + header..]].concat(),
+    )
+    .unwrap();
+    let error = described(directory.path()).unwrap_err();
+    assert!(error.contains("it holds U16; F32, F16 and BF16 are read"), "{error}");
+}
+
+/// Files of before 2026 keep rotary parameters in two places, and those with a part for images nest what is read here.
+#[test]
+fn older_and_nested_configurations_say_the_same() {
+    let directory = rewritten("llama", Dtype::BF16, 1);
+    let expected = described(directory.path()).unwrap();
+    let mut config = config_of("llama");
+    let mut scaling = config.as_object_mut().unwrap().remove("rope_parameters").unwrap();
+    config["rope_theta"] = scaling.as_object_mut().unwrap().remove("rope_theta").unwrap();
+    config["rope_scaling"] = scaling;
+    write_config(directory.path(), &config);
+    assert_eq!(described(directory.path()).unwrap(), expected);
+
+    let directory = rewritten("gemma3", Dtype::BF16, 1);
+    let expected = described(directory.path()).unwrap();
+    let mut text = config_of("gemma3");
+    let fields = text.as_object_mut().unwrap();
+    for default in ["layer_types", "_sliding_window_pattern", "rope_parameters", "hidden_activation", "rms_norm_eps"] {
+        fields.remove(default);
+    }
+    text["rope_scaling"] = json!({ "rope_type": "linear", "factor": 8.0 });
+    write_config(directory.path(), &json!({ "model_type": "gemma3", "text_config": text, "vision_config": {} }));
+    let bytes = std::fs::read(directory.path().join("model.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<(String, TensorView<'_>)> =
+        stored.iter().map(|(name, view)| (format!("language_model.{name}"), view)).collect();
+    tensors.push(("vision_tower.encoder.weight".into(), TensorView::new(Dtype::BF16, vec![1], &[0; 2]).unwrap()));
+    std::fs::write(directory.path().join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let mut found = described(directory.path()).unwrap();
+    assert_eq!(found.layers[5].query.name, "language_model.model.layers.5.self_attn.q_proj.weight");
+    assert_eq!(found.layers.iter().map(|l| l.window).collect::<Vec<_>>(), {
+        expected.layers.iter().map(|l| l.window).collect::<Vec<_>>()
+    });
+    found.ropes.truncate(2);
+    assert_eq!(
+        (&found.ropes, found.epsilon, found.activation),
+        (&expected.ropes, expected.epsilon, expected.activation)
+    );
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use crate::support::{self, json_of, request, request_of, tiny_encoder};
+use crate::support::{self, json_of, request, request_of, tiny_checkpoint, tiny_encoder};
 use host_inference::backend::Pooling;
 use host_inference::engine::{Availability, ConfigFault};
 use host_inference::store::{NoProgress, Store};
@@ -306,4 +306,25 @@ async fn after_shutdown_everything_is_refused() {
     engine.shutdown().await;
     assert_eq!(refused(&engine, "tiny", json!({ "text": "a" })).await.0, 3008);
     assert_eq!(availability(&engine, "tiny"), Availability::OnDisk);
+}
+
+#[tokio::test]
+async fn published_checkpoints_generate_text() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("checkpoint");
+    let bytes = tiny_checkpoint(&path);
+    let store = Store::open(place.path().join("models"));
+    let installed = store.import(&"me/copy".parse().unwrap(), &path, None, &mut NoProgress).unwrap();
+    assert_eq!((installed.bytes(), installed.manifest.task), (bytes, Task::TextGeneration));
+    assert_eq!(installed.manifest.files.len(), 6);
+    let mut config = EngineConfig::new(place.path().join("models"));
+    config.threads = NonZeroUsize::new(1);
+    config.models.push(local("own", &path));
+    let engine = Engine::new(config).unwrap();
+    let prompt = json!({ "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 8, "temperature": 0 });
+    let (own, copy) = (run(&engine, "own", prompt.clone()).await, run(&engine, "me/copy", prompt).await);
+    assert_eq!(own, copy);
+    // `<|im_start|>user\nhi<|im_end|>` is two tokens, five bytes and two more.
+    assert_eq!(own["usage"]["prompt_tokens"], json!(9), "{own}");
+    assert!(own["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{own}");
 }

@@ -166,3 +166,72 @@ pub(crate) fn tiny_encoder(folder: &Path, seed: u32) -> u64 {
         .map(|(name, bytes)| std::fs::write(folder.join(name), bytes).map(|()| bytes.len() as u64).unwrap())
         .sum()
 }
+
+/// Writes a tiny language model of random weights as checkpoints are published, in two shards, and gives the size of its
+/// files. Its tokens are the bytes, then `<|im_start|>` and `<|im_end|>`.
+pub(crate) fn tiny_checkpoint(folder: &Path) -> u64 {
+    const WIDTH: usize = 32;
+    const TOKENS: usize = 258;
+    let mut next = 256u32;
+    let mut vocab = Map::new();
+    for byte in 0..=255u32 {
+        let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let letter = char::from_u32(if printable { byte } else { next }).unwrap();
+        next += u32::from(!printable);
+        vocab.insert(letter.to_string(), json!(byte));
+    }
+    let added = |id: usize, content: &str| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true })
+    };
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": [added(256, "<|im_start|>"), added(257, "<|im_end|>")],
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] }
+    });
+    let config = json!({
+        "model_type": "qwen2", "vocab_size": TOKENS + 6, "hidden_size": WIDTH, "num_hidden_layers": 2,
+        "intermediate_size": 2 * WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 256, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu",
+        "eos_token_id": 257
+    });
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}";
+    let (mut first, mut second) = (BTreeMap::new(), BTreeMap::new());
+    first.insert("model.embed_tokens.weight".to_owned(), vec![TOKENS + 6, WIDTH]);
+    second.insert("model.norm.weight".to_owned(), vec![WIDTH]);
+    for layer in 0..2 {
+        let shapes = if layer == 0 { &mut first } else { &mut second };
+        let mut add =
+            |name: &str, shape: &[usize]| shapes.insert(format!("model.layers.{layer}.{name}"), shape.to_vec());
+        for (part, rows) in [("q_proj", WIDTH), ("k_proj", WIDTH / 2), ("v_proj", WIDTH / 2)] {
+            add(&format!("self_attn.{part}.weight"), &[rows, WIDTH]);
+            add(&format!("self_attn.{part}.bias"), &[rows]);
+        }
+        add("self_attn.o_proj.weight", &[WIDTH, WIDTH]);
+        add("mlp.gate_proj.weight", &[2 * WIDTH, WIDTH]);
+        add("mlp.up_proj.weight", &[2 * WIDTH, WIDTH]);
+        add("mlp.down_proj.weight", &[WIDTH, 2 * WIDTH]);
+        add("input_layernorm.weight", &[WIDTH]);
+        add("post_attention_layernorm.weight", &[WIDTH]);
+    }
+    let shard = |name: &str, shapes: &BTreeMap<String, Vec<usize>>| -> Map<String, Value> {
+        shapes.keys().map(|tensor| (tensor.clone(), json!(name))).collect()
+    };
+    let mut map = shard("model-00001-of-00002.safetensors", &first);
+    map.extend(shard("model-00002-of-00002.safetensors", &second));
+    std::fs::create_dir_all(folder).unwrap();
+    let files = [
+        ("config.json", config.to_string().into_bytes()),
+        ("tokenizer.json", tokenizer.to_string().into_bytes()),
+        ("tokenizer_config.json", json!({ "chat_template": template }).to_string().into_bytes()),
+        ("model.safetensors.index.json", json!({ "weight_map": map }).to_string().into_bytes()),
+        ("model-00001-of-00002.safetensors", safetensors(&first, 1)),
+        ("model-00002-of-00002.safetensors", safetensors(&second, 2)),
+    ];
+    files
+        .iter()
+        .map(|(name, bytes)| std::fs::write(folder.join(name), bytes).map(|()| bytes.len() as u64).unwrap())
+        .sum()
+}
