@@ -4,7 +4,7 @@
 //! [`KvCache`] that the caller owns. A model keeps nothing between calls but its weights and its buffers, so which
 //! sequences run together, and in what pieces, is the scheduler's matter alone.
 
-use host_kernels::kv::KvStore;
+use host_kernels::kv::{BLOCK_TOKENS, KvStore};
 
 use super::lora::Adapter;
 
@@ -17,10 +17,32 @@ pub struct Span<'a> {
     pub position: usize,
     /// The sequence's blocks, which reach beyond the last position.
     pub blocks: &'a [u32],
-    /// Whether the token after the last is asked for.
-    pub logits: bool,
+    /// For how many of the tokens, counted from the last, what follows them is asked for: at most as many as there are.
+    pub logits: usize,
     /// What is added to the weights for these tokens.
     pub adapter: Option<&'a Adapter>,
+}
+
+impl Span<'_> {
+    /// Whether a model of `vocabulary` tokens with a cache of `blocks` blocks can compute it.
+    ///
+    /// # Errors
+    /// With what does not fit.
+    pub(crate) fn check(&self, vocabulary: usize, blocks: usize) -> Result<(), ForwardError> {
+        let (count, room) = (self.tokens.len(), self.blocks.len().saturating_mul(BLOCK_TOKENS));
+        let fault = if count == 0 || self.position.saturating_add(count) > room {
+            format!("{count} tokens at {} in room for {room}", self.position)
+        } else if self.logits > count {
+            format!("logits of {} tokens among {count}", self.logits)
+        } else if let Some(token) = self.tokens.iter().find(|token| **token as usize >= vocabulary) {
+            format!("token {token} is not in the vocabulary of {vocabulary}")
+        } else if let Some(block) = self.blocks.iter().find(|block| **block as usize >= blocks) {
+            format!("block {block} is not in the cache of {blocks}")
+        } else {
+            return Ok(());
+        };
+        Err(ForwardError::Batch(fault))
+    }
 }
 
 /// A forward pass that could not be finished.
@@ -58,7 +80,7 @@ pub trait ForwardPass: Send + 'static {
     type Cache: KvCache;
 
     /// Reads the spans' tokens, stores their keys and values, and gives a row of [`Self::vocabulary`] logits for each
-    /// span that asks for them, in order.
+    /// token that a span asks for, in order.
     ///
     /// # Errors
     /// When the batch cannot be computed; no sequence in it has advanced then.

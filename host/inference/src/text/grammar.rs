@@ -143,6 +143,11 @@ impl Grammar {
         Ok(if self.matcher.is_stopped() { Vec::new() } else { self.matcher.consume_ff_tokens() })
     }
 
+    /// How many of `tokens`, from the first, may follow one after another.
+    pub(crate) fn fits(&mut self, tokens: &[u32]) -> usize {
+        self.matcher.validate_tokens(tokens).unwrap_or(0)
+    }
+
     /// Whether nothing can follow.
     pub(crate) fn is_complete(&self) -> bool {
         self.matcher.is_stopped()

@@ -52,6 +52,8 @@ pub struct LoadOptions {
     pub adapters: Vec<AdapterSource>,
     /// Where to compute.
     pub placement: Placement,
+    /// Whether what an answer says next is guessed from what came before, where that saves time. It changes no answer.
+    pub speculation: bool,
 }
 
 impl Default for LoadOptions {
@@ -65,6 +67,7 @@ impl Default for LoadOptions {
             memory: None,
             adapters: Vec::new(),
             placement: Placement::Processor,
+            speculation: false,
         }
     }
 }
@@ -237,7 +240,8 @@ impl TextModel {
         let pool = BlockPool::new(u32::try_from(cache.blocks()).unwrap_or(u32::MAX));
         let (intake, requests) = mpsc::channel();
         let size = |tokens: usize| NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
-        let limits = Limits { sequences: options.sequences, prefill: size(512), mixed: size(128) };
+        let (sequences, speculation) = (options.sequences, options.speculation);
+        let limits = Limits { sequences, prefill: size(512), mixed: size(128), speculation };
         let scheduler = Scheduler::new(model, cache, pool.clone(), vocabulary.clone(), limits);
         let statistics = scheduler.statistics();
         let jobs = queue.clone();

@@ -9,6 +9,7 @@
 //! waits for another to end, and a long prompt delays a step by a bounded amount.
 
 mod core;
+mod drafts;
 mod masks;
 mod queue;
 mod turns;
@@ -18,6 +19,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use self::core::Scheduler;
+pub(crate) use drafts::Drafts;
 pub(crate) use queue::{Place, Queue};
 pub(crate) use worker::run;
 
@@ -30,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) prefill: NonZeroUsize,
     /// Tokens a step while somebody is: what bounds the pause between two tokens.
     pub(crate) mixed: NonZeroUsize,
+    /// Whether what answers say next is guessed where that pays.
+    pub(crate) speculation: bool,
 }
 
 /// What a model's scheduler has done since the model was loaded. Counts only grow.
@@ -39,6 +43,8 @@ pub struct Statistics {
     read: AtomicU64,
     reused: AtomicU64,
     preemptions: AtomicU64,
+    drafted: AtomicU64,
+    accepted: AtomicU64,
 }
 
 impl Statistics {
@@ -47,7 +53,7 @@ impl Statistics {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// Tokens that the model has read.
+    /// Tokens that the model has read, guesses among them.
     pub fn tokens_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
@@ -60,6 +66,16 @@ impl Statistics {
     /// How often a generation had to give its blocks to an older one.
     pub fn preemptions(&self) -> u64 {
         self.preemptions.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that were guessed.
+    pub fn tokens_drafted(&self) -> u64 {
+        self.drafted.load(Ordering::Relaxed)
+    }
+
+    /// Guessed tokens that were right.
+    pub fn drafts_accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     fn add(count: &AtomicU64, more: usize) {

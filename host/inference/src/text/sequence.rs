@@ -11,6 +11,7 @@ use super::grammar::Grammar;
 use super::kv_blocks::{BlockPool, BlockTable, Link, Root};
 use super::lora::Adapter;
 use super::sampler::Sampler;
+use super::scheduler::Drafts;
 use super::stop::StopTexts;
 use super::tokenizer::{Detokenizer, Vocabulary};
 use crate::backend::{FinishReason, GenerateEvent, Sampling, Usage};
@@ -50,6 +51,10 @@ pub(crate) struct Sequence {
     stop: StopTexts,
     grammar: Option<Grammar>,
     adapter: Option<Arc<Adapter>>,
+    drafts: Drafts,
+    /// The tokens of the next span, if it goes beyond those that are known: the last ones are guessed.
+    ahead: Vec<u32>,
+    guessed: usize,
     max_tokens: usize,
     deadline: Option<Instant>,
     events: UnboundedSender<GenerateEvent>,
@@ -72,6 +77,9 @@ impl Sequence {
             stop: StopTexts::new(stop),
             grammar,
             adapter,
+            drafts: Drafts::default(),
+            ahead: Vec::new(),
+            guessed: 0,
             max_tokens,
             deadline,
             events,
@@ -118,6 +126,7 @@ impl Sequence {
     pub(crate) fn leave(&mut self) {
         self.table.clear();
         self.computed = 0;
+        self.guessed = 0;
     }
 
     /// Takes over what others have computed of its next tokens in the meantime. Gives how many tokens that were.
@@ -159,14 +168,41 @@ impl Sequence {
         self.table.grow(self.computed + count)
     }
 
-    /// The next `count` tokens, as the model reads them.
+    /// Guesses what follows its tokens, all of which the next span then reads: tokens whose odds are above `paying`, as
+    /// far as the grammar, the length of the answer and the cache allow. Gives how many.
+    pub(crate) fn guess(&mut self, paying: f32) -> usize {
+        // The last token of the longest answer is never read.
+        let room = (self.prompt + self.max_tokens).saturating_sub(self.tokens.len() + 1);
+        let mut draft = self.drafts.propose(&self.tokens, room, paying);
+        if let Some(grammar) = &mut self.grammar {
+            draft.truncate(grammar.fits(&draft));
+        }
+        if !self.table.grow(self.tokens.len() + draft.len()) {
+            draft.clear();
+        }
+        self.guessed = draft.len();
+        if self.guessed > 0 {
+            self.ahead.clear();
+            self.ahead.extend_from_slice(&self.tokens[self.computed..]);
+            self.ahead.append(&mut draft);
+        }
+        self.guessed
+    }
+
+    /// Rows of logits that the next span of `count` tokens asks for.
+    pub(crate) fn rows(&self, count: usize) -> usize {
+        if count > 0 && count == self.pending() { 1 + self.guessed } else { 0 }
+    }
+
+    /// The next `count` tokens, and the guessed ones, as the model reads them.
     pub(crate) fn span(&self, count: usize) -> Span<'_> {
         let end = (self.computed + count).min(self.tokens.len());
+        let tokens = if self.guessed > 0 { &self.ahead } else { &self.tokens[self.computed..end] };
         Span {
-            tokens: &self.tokens[self.computed..end],
+            tokens,
             position: self.computed,
             blocks: self.table.blocks(),
-            logits: end == self.tokens.len(),
+            logits: self.rows(count),
             adapter: self.adapter.as_deref(),
         }
     }
@@ -187,8 +223,39 @@ impl Sequence {
         self.table.register(&self.tokens, self.computed);
     }
 
+    /// Picks tokens from `rows` of logits, the first after its last token, the others after those that were guessed, as
+    /// long as what is picked is what was guessed. Returns whether the generation goes on, and how many guesses were
+    /// right.
+    pub(crate) fn follow<'a>(
+        &mut self,
+        rows: impl Iterator<Item = &'a [f32]>,
+        vocabulary: &Vocabulary,
+    ) -> (bool, usize) {
+        let guessed = std::mem::take(&mut self.guessed);
+        let known = self.tokens.len();
+        let draft = self.ahead.split_off(self.ahead.len() - guessed);
+        let (mut goes_on, mut right) = (true, 0);
+        for (i, row) in rows.enumerate() {
+            // A grammar may have added several tokens at once.
+            if self.tokens.len() - known > i {
+                continue;
+            }
+            goes_on = self.advance(row, vocabulary);
+            let added = &self.tokens[known..];
+            right = added.iter().zip(&draft).take_while(|(token, guess)| token == guess).count();
+            if !goes_on || right < added.len() {
+                break;
+            }
+        }
+        if guessed > 0 {
+            self.drafts.judge(guessed, right);
+        }
+        self.read(right);
+        (goes_on, right)
+    }
+
     /// Picks the next token and reports its text. Returns whether the generation goes on.
-    pub(crate) fn advance(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> bool {
+    fn advance(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> bool {
         let (token, forced) = match self.pick(logits, vocabulary) {
             Ok(picked) => picked,
             Err(error) => {

@@ -227,10 +227,9 @@ impl ForwardPass for Counter {
                 self.started.lock().unwrap().push(span.tokens[0] as u8);
                 assert!(!span.tokens.contains(&u32::from(b'P')), "a scripted panic");
             }
-            if span.logits {
-                let last = *span.tokens.last().unwrap();
-                let next = if last == u32::from(b'~') { IM_END } else { last + 1 };
-                let value = if last == u32::from(b'N') { f32::NAN } else { 0.0 };
+            for last in span.tokens.iter().rev().take(span.logits).rev() {
+                let next = if *last == u32::from(b'~') { IM_END } else { last + 1 };
+                let value = if *last == u32::from(b'N') { f32::NAN } else { 0.0 };
                 self.logits.extend((0..VOCABULARY as u32).map(|token| if token == next { 9.0 } else { value }));
             }
         }

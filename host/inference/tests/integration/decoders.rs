@@ -104,7 +104,7 @@ fn rewritten(architecture: &str, dtype: Dtype, shards: usize) -> tempfile::TempD
 /// The logits after each token, read one by one.
 fn rows(model: &mut Decoder, store: &mut KvStore, ids: &[u32], blocks: &[u32]) -> Vec<Vec<f32>> {
     let step = |(i, token): (usize, &u32)| {
-        let span = Span { tokens: &[*token], position: i, blocks, logits: true, adapter: None };
+        let span = Span { tokens: &[*token], position: i, blocks, logits: 1, adapter: None };
         model.forward(store, &[span]).unwrap().to_vec()
     };
     ids.iter().enumerate().map(step).collect()
@@ -205,7 +205,7 @@ fn pieces_and_company_change_no_bit() {
         let alone = rows(&mut model, &mut store, &case.ids, &[5, 2]);
         for piece in [3, 17, 48] {
             for (i, tokens) in case.ids.chunks(piece).enumerate() {
-                let span = Span { tokens, position: i * piece, blocks: &[1, 7], logits: true, adapter: None };
+                let span = Span { tokens, position: i * piece, blocks: &[1, 7], logits: 1, adapter: None };
                 let found = model.forward(&mut store, &[span]).unwrap();
                 assert_eq!(found, alone[i * piece + tokens.len() - 1], "{architecture} {kind} in pieces of {piece}");
             }
@@ -215,7 +215,7 @@ fn pieces_and_company_change_no_bit() {
             tokens,
             position: 0,
             blocks,
-            logits: true,
+            logits: 1,
             adapter: None,
         });
         let together = model.forward(&mut store, &spans).unwrap();

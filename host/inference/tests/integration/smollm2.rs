@@ -73,7 +73,11 @@ fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
 }
 
 async fn answer(request: GenerateRequest) -> (String, FinishReason, Usage) {
-    let mut events = model().generate(request).await.unwrap();
+    answer_of(model(), request).await
+}
+
+async fn answer_of(model: &TextModel, request: GenerateRequest) -> (String, FinishReason, Usage) {
+    let mut events = model.generate(request).await.unwrap();
     let mut text = String::new();
     while let Some(event) = events.next().await {
         match event {
@@ -248,7 +252,7 @@ fn logits_match_the_reference() {
     for case in golden()["prompts"].as_array().unwrap() {
         let prompt = ids(&case["ids"]);
         let logits = llama
-            .forward(&mut kv, &[Span { tokens: &prompt, position: 0, blocks: &blocks, logits: true, adapter: None }])
+            .forward(&mut kv, &[Span { tokens: &prompt, position: 0, blocks: &blocks, logits: 1, adapter: None }])
             .unwrap();
         let total = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
         for pair in case["first_token_logprobs"].as_array().unwrap() {
@@ -259,8 +263,7 @@ fn logits_match_the_reference() {
         for (i, token) in ids(&case["greedy_ids"]).into_iter().enumerate() {
             let best = last.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             worst_gap = worst_gap.max(f64::from(best - last[token as usize]));
-            let span =
-                Span { tokens: &[token], position: prompt.len() + i, blocks: &blocks, logits: true, adapter: None };
+            let span = Span { tokens: &[token], position: prompt.len() + i, blocks: &blocks, logits: 1, adapter: None };
             last = llama.forward(&mut kv, &[span]).unwrap().to_vec();
         }
     }
@@ -320,6 +323,23 @@ fn a_stream_says_what_the_document_says() {
     assert_eq!(said, whole["response"].as_str().unwrap());
     assert_eq!(events.last().unwrap()["usage"], whole["usage"]);
     assert!(events.len() > 3);
+}
+
+/// A text that is to be copied is guessed well, and guessing changes nothing but the number of steps.
+#[test]
+fn a_copy_takes_few_steps() {
+    let text = "The small fox counted nine boats, four barges and a yellow raft on the river before the bells rang.";
+    let prompt = format!("{text}\n{text}\n{text}\n{text}\n");
+    let guessing = TextModel::load(&path(), LoadOptions { speculation: true, ..LoadOptions::default() }).unwrap();
+    for temperature in [0.0, 0.7] {
+        let sampling = Sampling { temperature, seed: Some(3), ..greedy() };
+        let request = GenerateRequest { sampling, ..raw(&prompt, 60) };
+        let (plain, steps) = (block_on(answer(request.clone())), guessing.statistics().steps());
+        let (text, finish, usage) = block_on(answer_of(&guessing, request));
+        let steps = guessing.statistics().steps() - steps;
+        assert!(temperature > 0.0 || steps <= 30, "{steps} steps for 60 tokens");
+        assert_eq!((text, finish, usage), plain);
+    }
 }
 
 #[test]

@@ -124,24 +124,6 @@ impl Decoder {
         layers.chain([&self.embedding]).chain(&self.head).map(Weight::bytes).sum()
     }
 
-    fn check(&self, spans: &[Span<'_>]) -> Result<usize, ForwardError> {
-        let mut rows = 0;
-        for span in spans {
-            let room = span.blocks.len() * BLOCK_TOKENS;
-            if span.tokens.is_empty() || span.position + span.tokens.len() > room {
-                let fault = format!("{} tokens at {} in room for {room}", span.tokens.len(), span.position);
-                return Err(ForwardError::Batch(fault));
-            }
-            let vocabulary = self.description.vocabulary;
-            if let Some(token) = span.tokens.iter().find(|token| **token as usize >= vocabulary) {
-                let fault = format!("token {token} is not in the vocabulary of {vocabulary}");
-                return Err(ForwardError::Batch(fault));
-            }
-            rows += span.tokens.len();
-        }
-        Ok(rows)
-    }
-
     /// Fills `x` with the tokens' embeddings and `angles` with their rotations.
     fn embed(&mut self, spans: &[Span<'_>], rows: usize) -> Result<(), ForwardError> {
         let (width, factor) = (self.description.width, self.description.embedding_scale);
@@ -271,7 +253,11 @@ impl ForwardPass for Decoder {
     type Cache = KvStore;
 
     fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
-        let rows = self.check(spans)?;
+        let mut rows = 0;
+        for span in spans {
+            span.check(self.description.vocabulary, store.blocks())?;
+            rows += span.tokens.len();
+        }
         self.embed(spans, rows)?;
         let mut start = 0;
         let mut ragged = Vec::with_capacity(spans.len());
@@ -280,7 +266,7 @@ impl ForwardPass for Decoder {
         for span in spans {
             let end = start + span.tokens.len();
             ragged.push(AttentionSpan { rows: start..end, position: span.position, blocks: span.blocks });
-            wanted.extend(span.logits.then_some(end - 1));
+            wanted.extend(end - span.logits..end);
             start = end;
         }
         for l in 0..self.layers.len() {

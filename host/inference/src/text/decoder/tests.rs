@@ -34,7 +34,7 @@ fn tokens(seed: u32, count: u32) -> Vec<u32> {
 fn logits(model: &mut Decoder, store: &mut KvStore, prompt: &[u32], piece: usize, blocks: &[u32]) -> Vec<f32> {
     let mut last = Vec::new();
     for (i, tokens) in prompt.chunks(piece).enumerate() {
-        let span = Span { tokens, position: i * piece, blocks, logits: true, adapter: None };
+        let span = Span { tokens, position: i * piece, blocks, logits: 1, adapter: None };
         last = model.forward(store, &[span]).unwrap().to_vec();
     }
     last
@@ -57,9 +57,26 @@ fn pieces_of_a_prompt_and_other_sequences_change_no_bit() {
         }
         let spans = prompts.iter().zip(&tables);
         let spans: Vec<Span<'_>> =
-            spans.map(|(tokens, blocks)| Span { tokens, position: 0, blocks, logits: true, adapter: None }).collect();
+            spans.map(|(tokens, blocks)| Span { tokens, position: 0, blocks, logits: 1, adapter: None }).collect();
         assert_eq!(model.forward(&mut store, &spans).unwrap(), whole, "{kind:?} together");
     }
+}
+
+#[test]
+fn logits_of_several_tokens_are_those_of_each() {
+    let (mut model, mut store) = read(&tiny_llama(&[GgmlDType::Q4_1]), 2);
+    let (prompt, other) = (tokens(1, 40), tokens(2, 9));
+    let rows = [37, 38, 39, 40].map(|end| logits(&mut model, &mut store, &prompt[..end], 40, &[0, 1]));
+    let last = logits(&mut model, &mut store, &other, 9, &[2]);
+    let found = model.forward(
+        &mut store,
+        &[
+            Span { tokens: &prompt, position: 0, blocks: &[0, 1], logits: 4, adapter: None },
+            Span { tokens: &other[..3], position: 0, blocks: &[3], logits: 0, adapter: None },
+            Span { tokens: &other, position: 0, blocks: &[2], logits: 1, adapter: None },
+        ],
+    );
+    assert_eq!(found.unwrap(), [rows.concat(), last].concat());
 }
 
 /// The same weights through candle as float32 and through our tiles differ by the rounding of activations alone.
@@ -92,9 +109,10 @@ fn weights_of_every_kind_run() {
 fn batches_that_cannot_be_computed_are_errors() {
     let (mut model, mut store) = read(&tiny_llama(&[GgmlDType::Q8_0]), 1);
     for span in [
-        Span { tokens: &[], position: 0, blocks: &[0], logits: true, adapter: None },
-        Span { tokens: &[1, 2], position: 31, blocks: &[0], logits: true, adapter: None },
-        Span { tokens: &[VOCABULARY as u32], position: 0, blocks: &[0], logits: true, adapter: None },
+        Span { tokens: &[], position: 0, blocks: &[0], logits: 1, adapter: None },
+        Span { tokens: &[1, 2], position: 31, blocks: &[0], logits: 1, adapter: None },
+        Span { tokens: &[VOCABULARY as u32], position: 0, blocks: &[0], logits: 1, adapter: None },
+        Span { tokens: &[1, 2], position: 0, blocks: &[0], logits: 3, adapter: None },
     ] {
         assert!(matches!(model.forward(&mut store, &[span]), Err(ForwardError::Batch(_))));
     }
@@ -147,4 +165,26 @@ fn answers_are_the_same_alone_and_together() {
         assert_eq!(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens);
         assert!(*finish == FinishReason::Stop || usage.completion_tokens == request.max_tokens);
     }
+}
+
+#[test]
+fn guessing_changes_no_answer() {
+    let (_directory, path) = file(&tiny_llama(&[GgmlDType::Q4_1, GgmlDType::Q8_0]).bytes());
+    let load = |speculation| TextModel::load(&path, LoadOptions { speculation, ..LoadOptions::default() }).unwrap();
+    let requests: Vec<GenerateRequest> = (0..8u64)
+        .map(|i| {
+            // A model of random weights says what its sharpened favourites are, which repeat themselves.
+            let sampling = Sampling { temperature: 0.3 * (i % 3) as f32, seed: Some(i + 1), top_k: 3, ..greedy() };
+            GenerateRequest { sampling, ..request(&"abcabd".repeat(3 + i as usize), 100) }
+        })
+        .collect();
+    let (plain, guessing) = (load(false), load(true));
+    let ask = |model: &TextModel| block_on(join_all(requests.iter().map(|r| answer(model, r.clone()))));
+    assert_eq!(ask(&plain), ask(&guessing));
+    for request in requests {
+        assert_eq!(block_on(answer(&plain, request.clone())), block_on(answer(&guessing, request)));
+    }
+    let (drafted, right) = (guessing.statistics().tokens_drafted(), guessing.statistics().drafts_accepted());
+    assert!(right > 0 && right < drafted, "{right} of {drafted} guesses were right");
+    assert_eq!(plain.statistics().tokens_drafted(), 0);
 }

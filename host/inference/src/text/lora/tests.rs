@@ -47,7 +47,7 @@ fn rows(model: &mut Model, tokens: &[u32], piece: usize, blocks: &[u32], adapter
     let mut rows = Vec::new();
     for end in 1..=tokens.len() {
         let start = if piece == 1 { end - 1 } else { 0 };
-        let span = Span { tokens: &tokens[start..end], position: start, blocks, logits: true, adapter };
+        let span = Span { tokens: &tokens[start..end], position: start, blocks, logits: 1, adapter };
         rows.push(model.decoder.forward(&mut model.store, &[span]).unwrap().to_vec());
     }
     rows
@@ -183,7 +183,7 @@ fn a_batch_may_mix_adapters_and_none_without_changing_a_bit() {
             tokens: &prompts[*i][done[*i]..done[*i] + lengths[*i]],
             position: done[*i],
             blocks: &blocks[*i],
-            logits: true,
+            logits: 1,
             adapter: adapters[*i],
         };
         let spans: Vec<Span<'_>> = running.iter().map(span).collect();

@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::drafts::odds_that_pay;
 use super::masks::Masks;
 use super::queue::Place;
 use super::turns::Turns;
@@ -104,6 +105,9 @@ impl<M: ForwardPass> Scheduler<M> {
         }
         let mut counts = self.plan();
         self.make_room(&mut counts);
+        if self.limits.speculation {
+            self.guess(&counts);
+        }
         if let Err(fault) = self.compute(&counts) {
             self.fail(&fault);
         }
@@ -180,6 +184,19 @@ impl<M: ForwardPass> Scheduler<M> {
         }
     }
 
+    /// Lets sequences that will pick a token guess what follows, as long as that pays in a step of so many rows. Blocks
+    /// that are free are used for that, none is taken from anybody.
+    fn guess(&mut self, counts: &[usize]) {
+        let mut rows: usize = counts.iter().sum();
+        for (sequence, count) in self.running.iter_mut().zip(counts) {
+            if sequence.rows(*count) > 0 {
+                let more = sequence.guess(odds_that_pay(rows));
+                Statistics::add(&self.statistics.drafted, more);
+                rows += more;
+            }
+        }
+    }
+
     /// Runs the model and gives each sequence what it asked for. An error is the step's.
     fn compute(&mut self, counts: &[usize]) -> Result<(), String> {
         let (mut lenders, mut grammars) = (Vec::new(), Vec::new());
@@ -191,7 +208,8 @@ impl<M: ForwardPass> Scheduler<M> {
         }
         let spans = self.running.iter().zip(counts).filter(|(_, count)| **count > 0);
         let spans: Vec<_> = spans.map(|(sequence, count)| sequence.span(*count)).collect();
-        let asked = spans.iter().filter(|span| span.logits).count();
+        let asked: usize = spans.iter().map(|span| span.logits).sum();
+        let read: usize = spans.iter().map(|span| span.tokens.len()).sum();
         let (model, cache) = (&mut self.model, &mut self.cache);
         let (logits, grammars) = self.masks.beside(grammars, || guarded(|| model.forward(cache, &spans)));
         let grammars = grammars.ok_or("the thread that computes masks has ended")?;
@@ -203,18 +221,22 @@ impl<M: ForwardPass> Scheduler<M> {
             return Err(format!("the model gave {} logits for {asked} rows of {width}", logits.len()));
         }
         Statistics::add(&self.statistics.steps, 1);
-        Statistics::add(&self.statistics.read, counts.iter().sum());
-        let mut rows = logits.chunks_exact(width.max(1));
+        Statistics::add(&self.statistics.read, read);
+        let mut rows = logits;
         let mut counts = counts.iter();
-        let (vocabulary, turns) = (&self.vocabulary, &mut self.turns);
+        let (vocabulary, turns, statistics) = (&self.vocabulary, &mut self.turns, &self.statistics);
         self.running.retain_mut(|sequence| {
             let count = counts.next().copied().unwrap_or(0);
+            let asked = sequence.rows(count);
             sequence.read(count);
-            if count == 0 || sequence.pending() > 0 {
+            if asked == 0 {
                 return true;
             }
-            let Some(row) = rows.next() else { return true };
-            let goes_on = contained(sequence, |sequence| sequence.advance(row, vocabulary));
+            let (own, others) = rows.split_at(asked * width);
+            rows = others;
+            let own = own.chunks_exact(width);
+            let (goes_on, right) = contained(sequence, |sequence| sequence.follow(own, vocabulary));
+            Statistics::add(&statistics.accepted, right);
             turns.charge(&sequence.tenant().clone(), sequence.charge());
             goes_on
         });
@@ -228,10 +250,10 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
-/// What `work` says, or false and the end of `sequence` alone if it panics.
-pub(super) fn contained(sequence: &mut Sequence, work: impl FnOnce(&mut Sequence) -> bool) -> bool {
+/// What `work` says of `sequence`, or that it has ended, which a panic brings to it alone.
+pub(super) fn contained(sequence: &mut Sequence, work: impl FnOnce(&mut Sequence) -> (bool, usize)) -> (bool, usize) {
     guarded(|| work(sequence)).unwrap_or_else(|| {
         sequence.fault(AiError::internal("picking a token panicked; the log has the place"));
-        false
+        (false, 0)
     })
 }

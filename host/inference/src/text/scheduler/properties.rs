@@ -40,8 +40,8 @@ impl Historian {
         span.blocks[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS
     }
 
-    /// Each token is mostly followed by one that depends on the two before it, so that answers repeat themselves; which of
-    /// the less likely ones come depends on everything.
+    /// Each token is mostly followed by one that depends on the two before it, so that answers repeat themselves; which
+    /// of the less likely ones come depends on everything.
     fn row(&mut self, span: &Span<'_>, end: usize) {
         let history: Vec<u32> = (0..end).filter_map(|p| self.memory[Self::place(span, p)]).collect();
         let mut record = self.record.lock().unwrap();
@@ -85,8 +85,9 @@ impl ForwardPass for Historian {
                 self.record.lock().unwrap().started.push(*span.tokens.last().unwrap());
             }
         }
-        for span in spans.iter().filter(|span| span.logits) {
-            self.row(span, span.position + span.tokens.len());
+        for span in spans {
+            let end = span.position + span.tokens.len();
+            (end - span.logits..end).for_each(|place| self.row(span, place + 1));
         }
         Ok(&self.logits)
     }
@@ -166,7 +167,7 @@ impl Fixture {
 
 fn limits(sequences: usize, prefill: usize, mixed: usize) -> Limits {
     let size = |n| NonZeroUsize::new(n).unwrap();
-    Limits { sequences: size(sequences), prefill: size(prefill), mixed: size(mixed) }
+    Limits { sequences: size(sequences), prefill: size(prefill), mixed: size(mixed), speculation: false }
 }
 
 type Ended = Option<Result<(FinishReason, usize), u32>>;
@@ -238,15 +239,17 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
-    /// Whatever arrives, is cancelled, comes too late or is preempted, in caches that hold little more than the longest:
-    /// every request ends, with the answer that it has alone or in time for its deadline, and no block stays held.
+    /// Whatever arrives, is cancelled, comes too late, is guessed or preempted, in caches that hold little more than the
+    /// longest: every request ends, with the answer that it has alone or at its deadline, and no block stays held.
     #[test]
     fn answers_are_those_of_running_alone(
         events in prop::collection::vec(event(), 1..40),
         blocks in 6usize..14, sequences in 1usize..7, prefill in 1usize..120, mixed in 1usize..40,
+        speculation: bool,
     ) {
         let fixture = Fixture::new();
-        let (mut scheduler, pool, record) = fixture.scheduler(blocks, limits(sequences, prefill, mixed));
+        let limits = Limits { speculation, ..limits(sequences, prefill, mixed) };
+        let (mut scheduler, pool, record) = fixture.scheduler(blocks, limits);
         let mut asked = Vec::new();
         let mut step = 0;
         for event in events {
@@ -447,10 +450,35 @@ fn a_panic_over_one_token_ends_one_sequence() {
     let (job, mut receiver) = fixture.job(&short(0, 10, b'x', 5), 0);
     let mut sequence = Sequence::new(job, 1, &pool, Detokenizer::default());
     assert!(sequence.enter(&pool, 0));
-    assert!(contained(&mut sequence, |_| true));
-    assert!(!contained(&mut sequence, |_| panic!("a fault while a token is picked")));
+    assert_eq!(contained(&mut sequence, |_| (true, 3)), (true, 3));
+    assert_eq!(contained(&mut sequence, |_| panic!("a fault while a token is picked")), (false, 0));
     assert_eq!(collect(&mut receiver).1, Some(Err(3043)));
     assert_eq!(pool.available(), 4);
+}
+
+#[test]
+fn guesses_save_steps_and_change_nothing() {
+    let fixture = Fixture::new();
+    let format = |format: &str| Some(AnswerFormat::Regex(format.into()));
+    for (seed, format, stop) in [
+        (None, None, None),
+        (Some(3), None, Some("dbd")),
+        (None, format("((abcab|badge)[a-e]){40}"), None),
+        (Some(4), format("((abcab|badge)[a-e]){40}"), Some("geab")),
+    ] {
+        let asked = Asked { seed, format, stop, ..short(0, 40, b'x', 150) };
+        let (mut scheduler, ..) = fixture.scheduler(8, Limits { speculation: true, ..limits(4, 512, 128) });
+        let statistics = scheduler.statistics();
+        let (job, mut receiver) = fixture.job(&asked, 0);
+        scheduler.submit(job, None);
+        while !scheduler.is_idle() {
+            scheduler.step(fixture.start);
+        }
+        let found = collect(&mut receiver);
+        assert_eq!(found, fixture.alone(&asked));
+        assert!(statistics.tokens_drafted() > statistics.drafts_accepted());
+        assert!(statistics.drafts_accepted() > 0, "{found:?}");
+    }
 }
 
 #[test]

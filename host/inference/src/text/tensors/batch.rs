@@ -49,7 +49,7 @@ impl Batch {
     /// When a span is empty, has a token beyond `vocabulary` or reaches beyond its blocks or the cache.
     pub(super) fn of(spans: &[Span<'_>], vocabulary: usize, cache: &Blocks) -> Result<Self, ForwardError> {
         for span in spans {
-            check(span, vocabulary, cache.count)?;
+            span.check(vocabulary, cache.count)?;
         }
         let mut order: Vec<usize> = (0..spans.len()).collect();
         // Stable, and short tables beside short ones, so that little is padded.
@@ -62,12 +62,13 @@ impl Batch {
             wanted: Vec::new(),
             groups: Vec::new(),
         };
-        let mut last_rows = vec![0; spans.len()];
+        let mut ends = vec![0; spans.len()];
         for i in order {
             batch.push(&spans[i], cache);
-            last_rows[i] = (batch.tokens.len() - 1) as u32;
+            ends[i] = batch.tokens.len();
         }
-        batch.wanted = spans.iter().zip(last_rows).filter(|(span, _)| span.logits).map(|(_, row)| row).collect();
+        let wanted = spans.iter().zip(ends).flat_map(|(span, end)| end - span.logits..end);
+        batch.wanted = wanted.map(|row| row as u32).collect();
         Ok(batch)
     }
 
@@ -165,21 +166,6 @@ fn blocks(span: &Span<'_>, tokens: usize) -> usize {
     (span.position + tokens).div_ceil(BLOCK_TOKENS)
 }
 
-fn check(span: &Span<'_>, vocabulary: usize, blocks: usize) -> Result<(), ForwardError> {
-    let room = span.blocks.len() * BLOCK_TOKENS;
-    if span.tokens.is_empty() || span.position.saturating_add(span.tokens.len()) > room {
-        let fault = format!("{} tokens at {} in room for {room}", span.tokens.len(), span.position);
-        return Err(ForwardError::Batch(fault));
-    }
-    if let Some(token) = span.tokens.iter().find(|token| **token as usize >= vocabulary) {
-        return Err(ForwardError::Batch(format!("token {token} is not in the vocabulary of {vocabulary}")));
-    }
-    if let Some(block) = span.blocks.iter().find(|block| **block as usize >= blocks) {
-        return Err(ForwardError::Batch(format!("block {block} is not in the cache of {blocks}")));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
@@ -193,7 +179,7 @@ mod tests {
     }
 
     fn span<'a>(tokens: &'a [u32], position: usize, blocks: &'a [u32], logits: bool) -> Span<'a> {
-        Span { tokens, position, blocks, logits, adapter: None }
+        Span { tokens, position, blocks, logits: usize::from(logits), adapter: None }
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn tokens(seed: u32, count: u32) -> Vec<u32> {
 }
 
 fn span<'a>(tokens: &'a [u32], position: usize, blocks: &'a [u32], logits: bool) -> Span<'a> {
-    Span { tokens, position, blocks, logits, adapter: None }
+    Span { tokens, position, blocks, logits: usize::from(logits), adapter: None }
 }
 
 /// Prompts of several lengths in pieces beside each other, then answers, in blocks out of order.
