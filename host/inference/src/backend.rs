@@ -45,8 +45,10 @@ pub enum CallStyle {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, any number of them: Hermes, Qwen, and models that know no
     /// calls and are told of this one.
     Hermes,
-    /// `{"name": …, "parameters": …}` and nothing else: Llama 3.1 and later.
+    /// `{"name": …, "parameters": …}` and nothing else, with or without `<|python_tag|>` in front: Llama 3.1 and later.
     Llama3,
+    /// `[TOOL_CALLS] [{"name": …, "arguments": …}, …]`, after a text or without: Mistral, versions 1 to 3 of its format.
+    Mistral,
 }
 
 /// A function that the model may ask its caller to call.

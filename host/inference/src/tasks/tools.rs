@@ -92,14 +92,23 @@ impl Toolbox {
     /// The grammar of an answer that may, or must, hold calls.
     pub(crate) fn format(&self, style: CallStyle) -> AnswerFormat {
         let arguments = match style {
-            CallStyle::Hermes => "arguments",
+            CallStyle::Hermes | CallStyle::Mistral => "arguments",
             CallStyle::Llama3 => "parameters",
         };
-        let calls: Vec<Value> = self.tools.iter().map(|tool| call_schema(tool, arguments)).collect();
-        let schema = json!({
-            "anyOf": calls,
-            "x-guidance": { "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " },
-        });
+        let mut calls: Vec<Value> = self.tools.iter().map(|tool| call_schema(tool, arguments)).collect();
+        if style == CallStyle::Mistral {
+            // The format has a place for an id, which a model may fill in or not.
+            let id = json!({ "type": "string", "pattern": "^[a-zA-Z0-9]{9}$" });
+            calls.iter_mut().for_each(|call| call["properties"]["id"] = id.clone());
+        }
+        let mut schema = json!({ "anyOf": calls });
+        if style == CallStyle::Mistral {
+            schema = json!({ "type": "array", "items": schema, "minItems": 1 });
+            if self.choice == Choice::Named {
+                schema["maxItems"] = 1.into();
+            }
+        }
+        schema["x-guidance"] = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
         let more = if self.choice == Choice::Named { "" } else { " (\"\\n\" call)*" };
         AnswerFormat::Lark(match (style, self.choice) {
             (CallStyle::Hermes, Choice::Auto) => format!(
@@ -109,10 +118,16 @@ impl Toolbox {
             (CallStyle::Hermes, _) => {
                 format!("start: call{more}\ncall: \"<tool_call>\\n\" json \"\\n</tool_call>\"\njson: %json {schema}")
             }
-            (CallStyle::Llama3, Choice::Auto) => {
-                format!("start: json | TEXT\njson: %json {schema}\nTEXT: /\\s*[^{{\\s](.|\\n)*/")
-            }
+            (CallStyle::Llama3, Choice::Auto) => format!(
+                "start: \"<|python_tag|>\"? json | TEXT\njson: %json {schema}\n\
+                 TEXT: /\\s*([^{{<\\s](.|\\n)*|<([^|](.|\\n)*)?)/"
+            ),
             (CallStyle::Llama3, _) => format!("start: json\njson: %json {schema}"),
+            (CallStyle::Mistral, Choice::Auto) => format!(
+                "start: begin body | REST\nbegin[lazy]: /(.|\\n)*\\[TOOL_CALLS\\]/\nbody: / ?/ json\njson: %json {schema}\n\
+                 REST: /(.|\\n)*/"
+            ),
+            (CallStyle::Mistral, _) => format!("start: \"[TOOL_CALLS]\" / ?/ json\njson: %json {schema}"),
         })
     }
 }
@@ -170,8 +185,17 @@ pub(super) struct Reader {
     shown: usize,
 }
 
-const BEGIN: &str = "<tool_call>";
 const END: &str = "</tool_call>";
+const TAG: &str = "<|python_tag|>";
+
+/// What stands in front of calls, for styles in which a text can go before.
+fn begin(style: CallStyle) -> Option<&'static str> {
+    match style {
+        CallStyle::Hermes => Some("<tool_call>"),
+        CallStyle::Mistral => Some("[TOOL_CALLS]"),
+        CallStyle::Llama3 => None,
+    }
+}
 
 impl Reader {
     pub(super) fn new(style: CallStyle) -> Self {
@@ -181,15 +205,19 @@ impl Reader {
     /// Takes more of the answer, and gives what of it is text for sure.
     pub(super) fn push(&mut self, more: &str) -> String {
         self.text.push_str(more);
-        let certain = match self.style {
-            CallStyle::Hermes => match self.text.find(BEGIN) {
-                Some(begin) => begin,
-                None => self.text.len() - beginning_at_end(&self.text, BEGIN),
-            },
-            CallStyle::Llama3 => match self.text.trim_start().chars().next() {
-                None | Some('{') => 0,
-                Some(_) => self.text.len(),
-            },
+        let certain = match begin(self.style) {
+            Some(mark) => {
+                let searched = self.text[self.shown..].find(mark).map(|at| self.shown + at);
+                searched.unwrap_or_else(|| self.text.len() - beginning_at_end(&self.text, mark))
+            }
+            None => {
+                let start = self.text.trim_start();
+                if start.starts_with(['{']) || start.starts_with(TAG) || TAG.starts_with(start) {
+                    0
+                } else {
+                    self.text.len()
+                }
+            }
         };
         let certain = certain.max(self.shown);
         let text = self.text[self.shown..certain].to_owned();
@@ -199,12 +227,16 @@ impl Reader {
 
     /// The calls of the whole answer, and the text that has not been shown if there are none.
     pub(super) fn finish(self) -> (Vec<Call>, String) {
+        let parts = begin(self.style).into_iter().flat_map(|mark| self.text.split(mark).skip(1));
         let calls: Vec<Call> = match self.style {
             CallStyle::Hermes => {
-                let parts = self.text.split(BEGIN).skip(1);
                 parts.filter_map(|part| call(part.split(END).next().unwrap_or(part), "arguments")).collect()
             }
-            CallStyle::Llama3 => call(&self.text, "parameters").into_iter().collect(),
+            CallStyle::Mistral => parts.flat_map(list).collect(),
+            CallStyle::Llama3 => {
+                let text = self.text.trim_start();
+                call(text.strip_prefix(TAG).unwrap_or(text), "parameters").into_iter().collect()
+            }
         };
         let rest = if calls.is_empty() { self.text[self.shown..].to_owned() } else { String::new() };
         (calls, rest)
@@ -217,7 +249,19 @@ fn beginning_at_end(held: &str, text: &str) -> usize {
 }
 
 fn call(text: &str, arguments: &str) -> Option<Call> {
-    let Value::Object(mut map) = serde_json::from_str(text.trim()).ok()? else { return None };
+    read_call(serde_json::from_str(text.trim()).ok()?, arguments)
+}
+
+/// The calls of a JSON array, whatever follows it.
+fn list(text: &str) -> Vec<Call> {
+    match serde_json::Deserializer::from_str(text).into_iter().next() {
+        Some(Ok(Value::Array(calls))) => calls.into_iter().filter_map(|call| read_call(call, "arguments")).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn read_call(value: Value, arguments: &str) -> Option<Call> {
+    let Value::Object(mut map) = value else { return None };
     let Value::String(name) = map.remove("name")? else { return None };
     let arguments = map.remove(arguments).unwrap_or_else(|| Value::Object(Map::new()));
     Some(Call { name, arguments })
@@ -285,8 +329,23 @@ mod tests {
         let (shown, calls, rest) = read(CallStyle::Hermes, &pieces);
         assert_eq!((&*shown, &*rest), ("Let me look. ", ""));
         assert_eq!(calls, vec![json!({ "name": "weather", "arguments": { "city": "Oslo" } }); 2]);
-        let llama = read(CallStyle::Llama3, &["{\"name\": \"time\"", ", \"parameters\": {}}"]);
-        assert_eq!(llama, (String::new(), vec![json!({ "name": "time", "arguments": {} })], String::new()));
+        for tag in ["", "<|python_tag|>"] {
+            let llama = read(CallStyle::Llama3, &[tag, "{\"name\": \"time\"", ", \"parameters\": {}}"]);
+            assert_eq!(llama, (String::new(), vec![json!({ "name": "time", "arguments": {} })], String::new()));
+        }
+    }
+
+    #[test]
+    fn lists_of_calls_are_found_and_never_shown() {
+        let list = r#"[{"name": "weather", "arguments": {"city": "[TOOL"}, "id": "a1B2c3D4e"}, {"name": "time", "arguments": {}}]"#;
+        for (before, space) in [("", " "), ("", ""), ("Let me look [up].", " ")] {
+            let pieces: Vec<String> = format!("{before}[TOOL_CALLS]{space}{list}").chars().map(String::from).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let (shown, calls, rest) = read(CallStyle::Mistral, &pieces);
+            assert_eq!((&*shown, &*rest), (before, ""));
+            let weather = json!({ "name": "weather", "arguments": { "city": "[TOOL" } });
+            assert_eq!(calls, vec![weather, json!({ "name": "time", "arguments": {} })]);
+        }
     }
 
     #[test]
@@ -296,6 +355,9 @@ mod tests {
             (CallStyle::Hermes, &["a <tool_call>nonsense"]),
             (CallStyle::Llama3, &[" ", "{}", " is no call"]),
             (CallStyle::Llama3, &["hello ", "{\"name\""]),
+            (CallStyle::Llama3, &["<|py", "thon"]),
+            (CallStyle::Mistral, &["[TOOL", "S] [TOOL_CALLS"]),
+            (CallStyle::Mistral, &["[TOOL_CALLS] [{\"name\": \"cut"]),
         ] {
             let (shown, calls, rest) = read(style, pieces);
             assert_eq!((format!("{shown}{rest}"), calls.len()), (pieces.concat(), 0));

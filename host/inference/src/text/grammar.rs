@@ -223,7 +223,33 @@ mod tests {
         let good = "{\"name\": \"time\", \"parameters\": {}}";
         assert_eq!(taken(&llama, good), good.len());
         assert_eq!(taken(&llama, "{\"nome"), "{\"n".len());
-        assert_eq!(taken(&llama, "Noon."), "Noon.".len());
+        let tagged = format!("<|python_tag|>{good}");
+        for text in ["Noon.", "<b>Noon</b>", "<", &tagged] {
+            assert_eq!(taken(&llama, text), text.len(), "{text}");
+        }
+        assert_eq!(taken(&llama, "<|python_tag|>print"), "<|python_tag|>".len());
+    }
+
+    #[test]
+    fn lists_of_calls_are_held_to_names_and_schemas() {
+        let city = json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
+        let tools = json!([{ "name": "weather", "parameters": city }, { "name": "time" }]);
+        let format = |choice: Value| Toolbox::read(Some(&tools), Some(&choice)).unwrap().format(CallStyle::Mistral);
+        let weather = r#"{"name": "weather", "arguments": {"city": "Oslo"}}"#;
+        let time = r#"{"name": "time", "arguments": {}, "id": "a1B2c3D4e"}"#;
+        let (one, two) = (format!("[TOOL_CALLS] [{weather}]"), format!("[TOOL_CALLS][{weather}, {time}]"));
+        let auto = format(json!("auto"));
+        for text in [one.as_str(), &two, "It is [noon].", &format!("I look. {two}")] {
+            assert_eq!(taken(&auto, text), text.len(), "{text}");
+        }
+        assert_eq!(taken(&auto, "[TOOL_CALLS] [{\"name\": \"whether"), "[TOOL_CALLS] [{\"name\": \"w".len());
+        assert_eq!(taken(&auto, &format!("{one} and")), one.len());
+        assert_eq!(taken(&auto, "[TOOL_CALLS] []"), "[TOOL_CALLS] [".len());
+        let required = format(json!("required"));
+        assert_eq!((taken(&required, &two), taken(&required, "No.")), (two.len(), 0));
+        let named = format(json!({ "name": "weather" }));
+        assert_eq!(taken(&named, &one), one.len());
+        assert_eq!(taken(&named, &two), two.find(", {\"name\": \"time").unwrap());
     }
 
     #[test]

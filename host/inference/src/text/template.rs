@@ -154,7 +154,11 @@ impl ChatTemplate {
         // The names of variables and tokens in a template are all that tells what its model was trained on.
         let takes_tools = source.contains("tools");
         let llama3 = source.contains("<|python_tag|>") || source.contains("Environment: ipython");
-        let call_style = if takes_tools && llama3 { CallStyle::Llama3 } else { CallStyle::Hermes };
+        let call_style = match takes_tools {
+            true if source.contains("[TOOL_CALLS]") => CallStyle::Mistral,
+            true if llama3 => CallStyle::Llama3,
+            _ => CallStyle::Hermes,
+        };
         Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), takes_tools, call_style })
     }
 
@@ -169,7 +173,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`Self::render`].
     pub fn render_with_tools(&self, messages: Vec<Message>, tools: &[Tool]) -> Result<String, TemplateError> {
-        let messages = tool_prompt::normalize(messages);
+        let messages = tool_prompt::normalize(messages, self.call_style);
         if self.takes_tools {
             self.render_all(&messages, &tool_prompt::definitions(tools))
         } else {
@@ -356,8 +360,59 @@ mod tests {
                       [{{ m['content'].strip().upper() }}]{% endif %}\n{% endfor %}\
                       {% if add_generation_prompt %}go{{ eos_token }}{% endif %}\
                       {{ messages[0] | tojson }}{{ messages[1] is defined }}";
-        let expected = "<s>[HI]go</s>{\"content\": \" hi \", \"role\": \"user\"}False";
+        let expected = "<s>[HI]go</s>{\"role\": \"user\", \"content\": \" hi \"}False";
         assert_eq!(render(source, " hi ").unwrap(), expected);
+    }
+
+    /// The checks and the loops of the templates that Mistral's models come with.
+    const MISTRAL: &str = "{%- set turns = messages %}{%- set user = turns | selectattr('role', 'equalto', 'user') | list %}\
+        {%- set ns = namespace(index=0) %}\
+        {%- for m in turns | rejectattr('role', 'equalto', 'tool') | selectattr('tool_calls', 'undefined') %}\
+        {%- if (m['role'] == 'user') != (ns.index % 2 == 0) %}{{ raise_exception('must alternate') }}{%- endif %}\
+        {%- set ns.index = ns.index + 1 %}{%- endfor %}{{ bos_token }}\
+        {%- for m in turns %}{%- if m['role'] == 'user' %}\
+        {%- if tools is not none and m == user[-1] %}[AVAILABLE_TOOLS] [\
+        {%- for tool in tools %}{{ '{\"function\": {' }}{%- for key, val in tool.function.items() if key != 'return' %}\
+        {{ '\"' + key + '\": ' }}{{ val | tojson }}{%- if not loop.last %}{{ ', ' }}{%- endif %}{%- endfor %}{{ '}}' }}\
+        {%- if not loop.last %}{{ ', ' }}{%- endif %}{%- endfor %}][/AVAILABLE_TOOLS]{%- endif %}[INST] {{ m['content'] }}[/INST]\
+        {%- elif m.tool_calls is defined and m.tool_calls is not none %}[TOOL_CALLS] [\
+        {%- for call in m.tool_calls %}{%- set out = call.function | tojson %}{{ out[:-1] }}\
+        {%- if call.id is not defined or call.id | length != 9 %}{{ raise_exception('ids have nine characters') }}{%- endif %}\
+        {{ ', \"id\": \"' + call.id + '\"}' }}{%- if not loop.last %}{{ ', ' }}{%- else %}{{ ']' + eos_token }}{%- endif %}{%- endfor %}\
+        {%- elif m['role'] == 'tool' %}\
+        {%- if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}{{ raise_exception('ids have nine characters') }}{%- endif %}\
+        [TOOL_RESULTS] {\"content\": {{ m.content }}, \"call_id\": \"{{ m.tool_call_id }}\"}[/TOOL_RESULTS]\
+        {%- else %} {{ m['content'] }}{{ eos_token }}{%- endif %}{%- endfor %}";
+
+    #[test]
+    fn calls_and_results_are_fed_back_as_mistral_writes_them() {
+        let template = ChatTemplate::new(MISTRAL, "<s>", "</s>").unwrap();
+        assert_eq!(template.call_style(), CallStyle::Mistral);
+        let message = |value: serde_json::Value| {
+            let serde_json::Value::Object(mut extra) = value else { panic!("an object") };
+            let mut take =
+                |key: &str| extra.remove(key).and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+            let (role, content) = (take("role"), take("content"));
+            Message { role, content, extra }
+        };
+        let tools =
+            [Tool { name: "time".into(), description: None, parameters: serde_json::json!({ "type": "object" }) }];
+        let call = serde_json::json!({ "id": "call_1234567890", "type": "function", "function": { "name": "time", "arguments": "{}" } });
+        let rendered = |call: serde_json::Value, result: serde_json::Value| {
+            template.render_with_tools(vec![user("hi"), message(call), message(result)], &tools)
+        };
+        let tool = "[AVAILABLE_TOOLS] [{\"function\": {\"name\": \"time\", \"description\": \"\", \"parameters\": {\"type\": \"object\"}}}]\
+                    [/AVAILABLE_TOOLS]";
+        let expected = format!(
+            "<s>{tool}[INST] hi[/INST][TOOL_CALLS] [{{\"name\": \"time\", \"arguments\": {{}}, \"id\": \"call00001\"}}]</s>\
+             [TOOL_RESULTS] {{\"content\": noon, \"call_id\": \"call00001\"}}[/TOOL_RESULTS]"
+        );
+        let assistant = serde_json::json!({ "role": "assistant", "content": "", "tool_calls": [call] });
+        let result = serde_json::json!({ "role": "tool", "content": "noon", "tool_call_id": "call_1234567890" });
+        assert_eq!(rendered(assistant, result).unwrap(), expected);
+        let spoken = serde_json::json!({ "role": "assistant", "content": "{\"name\":\"time\",\"arguments\":{}}" });
+        let unnamed = serde_json::json!({ "role": "tool", "content": "noon" });
+        assert_eq!(rendered(spoken, unnamed).unwrap(), expected);
     }
 
     #[test]
