@@ -82,13 +82,18 @@ impl<M: ForwardPass> Scheduler<M> {
         }
     }
 
-    /// Ends what runs because of `fault`.
-    pub(super) fn fail(&mut self, fault: &str) {
-        let generations = self.running.len();
-        tracing::error!(fault, generations, "a step failed and ends the generations in flight");
-        for mut sequence in self.running.drain(..) {
-            sequence.fault(AiError::internal(fault));
-        }
+    /// Ends what runs because of `fault`, except the sequences of which a step of `counts` was to read nothing.
+    pub(super) fn fail(&mut self, fault: &str, counts: &[usize]) {
+        let (running, mut counts) = (self.running.len(), counts.iter());
+        self.running.retain_mut(|sequence| {
+            let apart = counts.next() == Some(&0);
+            if !apart {
+                sequence.fault(AiError::internal(fault));
+            }
+            apart
+        });
+        let generations = running - self.running.len();
+        tracing::error!(fault, generations, "a step failed and ends the generations in it");
     }
 
     /// Drops what is over at `now`, admits what fits and runs the model once, if there is anything to run.
@@ -109,7 +114,7 @@ impl<M: ForwardPass> Scheduler<M> {
             self.guess(&counts);
         }
         if let Err(fault) = self.compute(&counts) {
-            self.fail(&fault);
+            self.fail(&fault, &counts);
         }
     }
 

@@ -54,7 +54,7 @@ impl Historian {
         let poisoned = history.last() == Some(&u32::from(b'N'));
         self.logits.extend((0..VOCABULARY as u32).map(|token| match token {
             _ if poisoned => f32::NAN,
-            token if token == u32::from(b'N') => -100.0,
+            token if [b'N', b'P'].map(u32::from).contains(&token) => -100.0,
             token if token == u32::from(likely) => 6.0,
             token if (u32::from(b'a')..u32::from(b'k')).contains(&token) => {
                 (mix(all, token) >> 40) as f32 / (1 << 24) as f32 * 6.3
@@ -69,6 +69,9 @@ impl ForwardPass for Historian {
 
     fn forward(&mut self, _: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         self.logits.clear();
+        if spans.iter().any(|span| span.tokens.contains(&u32::from(b'P'))) {
+            return Err(ForwardError::Batch("a scripted fault".into()));
+        }
         for (i, span) in spans.iter().enumerate() {
             let end = span.position + span.tokens.len();
             let written = &span.blocks[span.position / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS)];
@@ -479,6 +482,24 @@ fn guesses_save_steps_and_change_nothing() {
         assert!(statistics.tokens_drafted() > statistics.drafts_accepted());
         assert!(statistics.drafts_accepted() > 0, "{found:?}");
     }
+}
+
+#[test]
+fn a_failed_pass_ends_those_that_it_was_for() {
+    let fixture = Fixture::new();
+    let (mut scheduler, pool, _) = fixture.scheduler(16, limits(4, 512, 128));
+    let waiting = short(0, 201, b'x', 5);
+    let (job, mut guilty) = fixture.job(&short(0, 201, b'P', 5), 0);
+    scheduler.submit(job, None);
+    // It begins like the other and waits for that one's blocks.
+    let (job, mut receiver) = fixture.job(&waiting, 0);
+    scheduler.submit(job, None);
+    while !scheduler.is_idle() {
+        scheduler.step(fixture.start);
+    }
+    assert_eq!(collect(&mut guilty), (String::new(), Some(Err(3043))));
+    assert_eq!(collect(&mut receiver), fixture.alone(&waiting));
+    assert_eq!(pool.available(), 16);
 }
 
 #[test]

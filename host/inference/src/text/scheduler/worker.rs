@@ -17,7 +17,7 @@ pub(crate) fn run<M: ForwardPass>(queue: &Queue, mut scheduler: Scheduler<M>) {
             scheduler.submit(job, Some(place));
         }
         if catch_unwind(AssertUnwindSafe(|| scheduler.step(Instant::now()))).is_err() {
-            scheduler.fail("the scheduler panicked; the log has the place");
+            scheduler.fail("the scheduler panicked; the log has the place", &[]);
         }
     }
     scheduler.end(&AiError::aborted());
