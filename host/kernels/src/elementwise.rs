@@ -1,4 +1,4 @@
-//! The cheap operations between the products of a decoder layer: norms, rotations, gates and sums.
+//! The cheap operations between the products of a decoder layer: norms, gates and sums.
 //!
 //! They run over whole rows in place, without a tensor or an allocation per operation; at one row a step that overhead
 //! is what dominates. Bodies are plain Rust that the compiler vectorizes for each instruction set.
@@ -142,28 +142,6 @@ per_isa! {
     pub fn add(isa, x: &mut [f32], y: &[f32]) = add_body
 }
 
-/// The angles by which each pair of a head turns at position `p`: `(cos, sin)` of `p * frequencies[j]`.
-pub fn rope_angles(position: usize, frequencies: &[f32], out: &mut [(f32, f32)]) {
-    assert_eq!(frequencies.len(), out.len());
-    for (frequency, out) in frequencies.iter().zip(out) {
-        let (sin, cos) = (position as f32 * frequency).sin_cos();
-        *out = (cos, sin);
-    }
-}
-
-/// Rotary position embedding (Su et al. 2021) of one row of heads, in the interleaved order of GGUF files of the llama
-/// family: values `2j` and `2j + 1` of a head are one pair. Values behind `2 * angles.len()` stay as they are.
-pub fn rope_interleaved(row: &mut [f32], head: usize, angles: &[(f32, f32)]) {
-    assert!(row.len().is_multiple_of(head) && angles.len() * 2 <= head);
-    for head in row.chunks_exact_mut(head) {
-        for ([even, odd], (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
-            let (x, y) = (*even, *odd);
-            *even = x * cos - y * sin;
-            *odd = x * sin + y * cos;
-        }
-    }
-}
-
 #[inline(always)]
 fn softmax_terms_body<const FMA: bool>(x: &mut [f32], max: f32, total: &mut f32) {
     let mut lanes = [0f32; 16];
@@ -291,21 +269,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_rotation_keeps_lengths_and_depends_on_the_distance_alone() {
-        let frequencies = [1.0, 0.1];
-        let turn = |x: [f32; 4], position| {
-            let (mut x, mut angles) = (x, [(0.0, 0.0); 2]);
-            rope_angles(position, &frequencies, &mut angles);
-            rope_interleaved(&mut x, 4, &angles);
-            x
-        };
-        let dot = |a: [f32; 4], b: [f32; 4]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let (q, k) = ([1.0, 2.0, 3.0, 4.0], [0.5, -1.0, 2.0, 1.0]);
-        assert!((dot(turn(q, 5), turn(q, 5)) - 30.0).abs() < 1e-4);
-        assert!((dot(turn(q, 7), turn(k, 3)) - dot(turn(q, 104), turn(k, 100))).abs() < 1e-3);
-        assert_eq!(turn(q, 0), q);
     }
 }

@@ -10,7 +10,7 @@
 //!   op.
 //! - [`floats`] keeps weights of float types as they are and multiplies them with float activations.
 //! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
-//! - [`elementwise`] holds the norms, rotations and activations between the products.
+//! - [`elementwise`] holds the norms and activations between the products, [`rope`] the rotations.
 //! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
 //!   products.
@@ -39,6 +39,7 @@ pub mod kv;
 pub mod linear;
 pub mod low_rank;
 pub mod matmul;
+pub mod rope;
 mod simd;
 #[cfg(test)]
 mod testing;

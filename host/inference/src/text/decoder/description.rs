@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 
 use host_kernels::kv::KvShape;
+use host_kernels::rope::Rope as Turns;
 
 use super::DecoderError;
 use super::source::Source;
@@ -80,21 +81,19 @@ pub enum RopePairs {
 /// One rotary embedding (Su et al. 2021).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// The angle by which each pair turns per position.
-    pub frequencies: Vec<f32>,
-    /// Rotated values are multiplied by this (YaRN, LongRoPE).
-    pub scale: f32,
+    /// How each pair turns.
+    pub turns: Turns,
     /// What serves instead where the whole context is short (LongRoPE).
     pub short: Option<ShortRope>,
 }
 
-/// The frequencies of LongRoPE (Ding et al. 2024) for contexts up to the length of the first training.
+/// How pairs turn under LongRoPE (Ding et al. 2024) in contexts up to the length of the first training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortRope {
     /// The longest context that they serve.
     pub context: usize,
-    /// As [`Rope::frequencies`].
-    pub frequencies: Vec<f32>,
+    /// As [`Rope::turns`].
+    pub turns: Turns,
 }
 
 /// The function in the gate of the feed-forward part.
@@ -212,7 +211,7 @@ impl Description {
         self.context = self.context.min(context);
         for rope in &mut self.ropes {
             if let Some(short) = rope.short.take_if(|short| self.context <= short.context) {
-                rope.frequencies = short.frequencies;
+                rope.turns = short.turns;
             }
         }
     }

@@ -6,12 +6,13 @@
 use std::num::NonZeroUsize;
 
 use host_kernels::attention::{Attention, Span as AttentionSpan, attend};
-use host_kernels::elementwise::{add, gelu_mul, rms_norm, rope_angles, rope_interleaved, scale, silu_mul, softcap};
+use host_kernels::elementwise::{add, gelu_mul, rms_norm, scale, silu_mul, softcap};
 use host_kernels::kv::{BLOCK_TOKENS, KvStore};
+use host_kernels::rope::{rope_half, rope_interleaved};
 
+use super::DecoderError;
 use super::description::{Activation, Description, LayerDescription, MatrixAt, RopePairs, VectorAt};
 use super::source::Source;
-use super::{DecoderError, rope};
 use crate::text::forward::{ForwardError, ForwardPass, Span};
 use crate::text::lora::{AdaptedRows, Projection};
 use crate::text::weights::{Compute, Weight, products};
@@ -137,14 +138,11 @@ impl Decoder {
             scale(self.compute.isa, &mut b.x, factor);
         }
         for (rope, angles) in self.description.ropes.iter().zip(&mut b.angles) {
-            let pairs = rope.frequencies.len();
+            let pairs = rope.turns.frequencies.len();
             angles.resize(rows * pairs, (0.0, 0.0));
             let positions = spans.iter().flat_map(|span| span.position..span.position + span.tokens.len());
             for (position, angles) in positions.zip(angles.chunks_exact_mut(pairs)) {
-                rope_angles(position, &rope.frequencies, angles);
-            }
-            if rope.scale != 1.0 {
-                angles.iter_mut().for_each(|(cos, sin)| (*cos, *sin) = (*cos * rope.scale, *sin * rope.scale));
+                rope.turns.angles(position, angles);
             }
         }
         Ok(())
@@ -165,15 +163,15 @@ impl Decoder {
             }
         }
         let kv_width = kv_heads * head;
-        let pairs = self.description.ropes[layer.rope].frequencies.len();
+        let pairs = self.description.ropes[layer.rope].turns.frequencies.len();
         let rotate = match rope_pairs {
             RopePairs::Interleaved => rope_interleaved,
-            RopePairs::Halves => rope::rope_halves,
+            RopePairs::Halves => rope_half,
         };
         let queries = b.query.chunks_exact_mut(heads * head).zip(b.key.chunks_exact_mut(kv_width));
         for ((query, key), angles) in queries.zip(b.angles[layer.rope].chunks_exact(pairs)) {
-            rotate(query, head, angles);
-            rotate(key, head, angles);
+            rotate(isa, query, head, angles);
+            rotate(isa, key, head, angles);
         }
         let mut rows = b.key.chunks_exact(kv_width).zip(b.value.chunks_exact(kv_width));
         for span in spans {

@@ -7,11 +7,14 @@
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 
+use host_kernels::rope::{Scaling, Yarn};
+
 use super::DecoderError;
 use super::description::{
-    Activation, Description, LayerDescription, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, MatrixAt, Rope, RopePairs, VectorAt,
+    Activation, Description, LayerDescription, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, MatrixAt, Rope, RopePairs,
+    ShortRope, VectorAt,
 };
-use super::rope::{Scaling, rope, yarn_attention};
+use super::rope::{rope, turns};
 use super::source::Source;
 use crate::text::gguf::View;
 
@@ -247,20 +250,34 @@ fn ropes(keys: Keys<'_>, rotated: usize) -> Result<Vec<Rope>, DecoderError> {
         Ok(factors)
     };
     let (short, long) = (factors("rope_factors_short.weight")?, factors("rope_factors_long.weight")?);
-    let scaling = match (short, long) {
+    let (base, grown) = (f64::from(base), keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0));
+    let factors_of = |factors: Vec<f32>| Scaling::Factors { factors, attention_scale: grown };
+    let global = match (short, long) {
         (Some(short), Some(long)) => {
-            let original = original(keys)?;
-            let attention = f64::from(keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0));
-            Scaling::Long { short, long, original, attention }
+            let short = turns(base, rotated, &factors_of(short)).map_err(fault)?;
+            let short = Some(ShortRope { context: original(keys)?, turns: short });
+            Rope { turns: turns(base, rotated, &factors_of(long)).map_err(fault)?, short }
         }
-        (None, None) => scaling(keys)?,
+        (None, None) => {
+            let scaling = match (factors("rope_freqs.weight")?, scaling(keys)?) {
+                (None, scaling) => scaling,
+                (Some(factors), Scaling::None) => factors_of(factors),
+                (Some(factors), Scaling::Linear { factor }) => {
+                    factors_of(factors.iter().map(|divisor| (f64::from(*divisor) * factor) as f32).collect())
+                }
+                (Some(_), _) => {
+                    let fault = "it is not supported together with rope.scaling.type yarn";
+                    return Err(DecoderError::invalid("tensor rope_freqs.weight", fault));
+                }
+            };
+            rope(base, rotated, &scaling).map_err(fault)?
+        }
         _ => return Err(DecoderError::Missing("tensor rope_factors_short.weight or rope_factors_long.weight".into())),
     };
-    let divisors = factors("rope_freqs.weight")?;
-    let mut ropes = vec![rope(base.into(), rotated, divisors.as_deref(), &scaling).map_err(fault)?];
+    let mut ropes = vec![global];
     if keys.architecture == "gemma3" {
         let base = keys.positive("rope.freq_base_swa")?.unwrap_or(LOCAL_BASE);
-        ropes.push(rope(base.into(), rotated, None, &Scaling::None).map_err(fault)?);
+        ropes.push(rope(base.into(), rotated, &Scaling::None).map_err(fault)?);
     }
     Ok(ropes)
 }
@@ -289,14 +306,13 @@ fn scaling(keys: Keys<'_>) -> Result<Scaling, DecoderError> {
             };
             let factor = f64::from(factor);
             let grown = number("attn_factor", 1.0)? * number("yarn_attn_factor", 1.0)?;
-            Ok(Scaling::Yarn {
-                factor,
-                original: original(keys)? as f64,
-                fast: number("yarn_beta_fast", 32.0)?,
-                slow: number("yarn_beta_slow", 1.0)?,
-                truncate: true,
-                attention: grown * yarn_attention(factor, 1.0),
-            })
+            Ok(Scaling::Yarn(Yarn {
+                beta_fast: number("yarn_beta_fast", 32.0)?,
+                beta_slow: number("yarn_beta_slow", 1.0)?,
+                // The file's factors come on top of the common one.
+                attention_factor: Some(grown * (0.1 * factor.ln() + 1.0)),
+                ..Yarn::new(factor, original(keys)? as f64)
+            }))
         }
         _ => {
             let kind: String = kind.chars().take(40).collect();

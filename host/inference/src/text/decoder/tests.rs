@@ -125,7 +125,7 @@ fn the_rotation_follows_the_files_factors() {
     let bytes = writer.float("llama.rope.freq_base", 500_000.0).bytes();
     let header = Header::parse(&bytes).unwrap();
     let file = header.view(&bytes);
-    for (j, frequency) in gguf::describe(file).unwrap().ropes[0].frequencies.iter().enumerate() {
+    for (j, frequency) in gguf::describe(file).unwrap().ropes[0].turns.frequencies.iter().enumerate() {
         let expected = 500_000f64.powf(-2.0 * j as f64 / 16.0) / (j + 1) as f64;
         assert!((f64::from(*frequency) - expected).abs() < 1e-5 * expected, "{j}: {frequency} {expected}");
     }

@@ -161,15 +161,15 @@ impl Network {
         source: Source<'_>,
         device: &Device,
     ) -> std::result::Result<Self, DecoderError> {
-        let rotated = 2 * description.ropes.iter().map(|rope| rope.frequencies.len()).max().unwrap_or(0);
+        let rotated = 2 * description.ropes.iter().map(|rope| rope.turns.frequencies.len()).max().unwrap_or(0);
         let order = match description.rope_pairs {
             RopePairs::Interleaved => Some(halves_of_neighbours(description.head, rotated)),
             RopePairs::Halves => None,
         };
         let unusable = |error: candle_core::Error| DecoderError::invalid("rotary embedding", error.to_string());
         let rotations = description.ropes.iter().map(|rope| {
-            let frequencies = Tensor::from_slice(&rope.frequencies, (1, rope.frequencies.len()), device);
-            Ok(Rotation { frequencies: frequencies.map_err(unusable)?, scale: rope.scale })
+            let frequencies = Tensor::from_slice(&rope.turns.frequencies, (1, rope.turns.frequencies.len()), device);
+            Ok(Rotation { frequencies: frequencies.map_err(unusable)?, scale: rope.turns.attention_scale })
         });
         let layers = description.layers.iter().map(|layer| Layer::read(source, layer, &order, device));
         let matrix = |at| Matrix::read(source, at, &None, device);

@@ -1,12 +1,13 @@
 //! The rotary embeddings that a configuration asks for.
 
+use host_kernels::rope::{Scaling, Yarn, longrope_attention_scale};
 use serde_json::{Map, Value};
 
 use super::object::Object;
 use super::{Family, Shape};
 use crate::text::decoder::DecoderError;
-use crate::text::decoder::description::{MAX_CONTEXT, Rope};
-use crate::text::decoder::rope::{Scaling, rope, yarn_attention};
+use crate::text::decoder::description::{MAX_CONTEXT, Rope, ShortRope};
+use crate::text::decoder::rope::{rope, turns};
 
 /// The rotation of all layers, and for Gemma 3 that of layers with a window.
 pub(super) fn ropes(config: Object<'_>, family: Family, shape: &Shape) -> Result<Vec<Rope>, DecoderError> {
@@ -58,65 +59,90 @@ fn one_rope(
         let fault = format!("{part} of {} values of a head do not make pairs", shape.head);
         return Err(config.invalid("partial_rotary_factor", fault));
     }
-    let scaling = scaling(config, parameters, family, shape)?;
-    rope(base, rotated, None, &scaling).map_err(|fault| config.invalid("rope_parameters", fault))
+    let fault = |fault: String| config.invalid("rope_parameters", fault);
+    if let Some(long) = long_rope(config, parameters, family, shape)? {
+        let short = turns(base, rotated, &long.short).map_err(fault)?;
+        let short = Some(ShortRope { context: long.original, turns: short });
+        return Ok(Rope { turns: turns(base, rotated, &long.long).map_err(fault)?, short });
+    }
+    rope(base, rotated, &scaling(config, parameters, shape)?).map_err(fault)
 }
 
-fn scaling(config: Object<'_>, parameters: Object<'_>, family: Family, shape: &Shape) -> Result<Scaling, DecoderError> {
-    let kind = parameters.text("rope_type").or(parameters.text("type")).unwrap_or("default");
-    // Early Phi 3 files call it so.
-    let kind = if family == Family::Phi3 && matches!(kind, "su" | "yarn") { "longrope" } else { kind };
-    let original = || -> Result<usize, DecoderError> {
-        let key = "original_max_position_embeddings";
-        let own = config.count(key, MAX_CONTEXT)?;
-        Ok(own.or(parameters.count(key, MAX_CONTEXT)?).unwrap_or(shape.context))
+fn original(config: Object<'_>, parameters: Object<'_>, shape: &Shape) -> Result<usize, DecoderError> {
+    let key = "original_max_position_embeddings";
+    let own = config.count(key, MAX_CONTEXT)?;
+    Ok(own.or(parameters.count(key, MAX_CONTEXT)?).unwrap_or(shape.context))
+}
+
+fn kind<'a>(parameters: Object<'a>) -> &'a str {
+    parameters.text("rope_type").or(parameters.text("type")).unwrap_or("default")
+}
+
+/// The factor of the context; what it is by their lengths where the parameters may leave it out.
+fn factor(parameters: Object<'_>, lengths: Option<(usize, usize)>) -> Result<f64, DecoderError> {
+    match (parameters.positive("factor")?, lengths) {
+        (Some(factor), _) if factor < 1.0 => Err(parameters.invalid("factor", format!("{factor} is below 1"))),
+        (Some(factor), _) => Ok(factor),
+        (None, Some((context, original))) => Ok(context as f64 / original as f64),
+        (None, None) => Err(parameters.missing("factor")),
+    }
+}
+
+struct LongRope {
+    original: usize,
+    short: Scaling,
+    long: Scaling,
+}
+
+fn long_rope(
+    config: Object<'_>,
+    parameters: Object<'_>,
+    family: Family,
+    shape: &Shape,
+) -> Result<Option<LongRope>, DecoderError> {
+    // Early Phi 3 files have two more names for it.
+    match kind(parameters) {
+        "longrope" => {}
+        "su" | "yarn" if family == Family::Phi3 => {}
+        _ => return Ok(None),
+    }
+    let original = original(config, parameters, shape)?;
+    let factor = factor(parameters, Some((shape.context, original)))?;
+    let grown = parameters.positive("attention_factor")?;
+    let attention_scale = grown.unwrap_or_else(|| longrope_attention_scale(factor, original as f64)) as f32;
+    let factors = |key: &str| -> Result<Scaling, DecoderError> {
+        Ok(Scaling::Factors { factors: factors(parameters, key)?, attention_scale })
     };
-    let factor = || -> Result<f64, DecoderError> {
-        match parameters.positive("factor")? {
-            Some(factor) if factor < 1.0 => Err(parameters.invalid("factor", format!("{factor} is below 1"))),
-            Some(factor) => Ok(factor),
-            None if matches!(kind, "yarn" | "longrope") => Ok(shape.context as f64 / original()? as f64),
-            None => Err(parameters.missing("factor")),
-        }
-    };
+    Ok(Some(LongRope { original, short: factors("short_factor")?, long: factors("long_factor")? }))
+}
+
+fn scaling(config: Object<'_>, parameters: Object<'_>, shape: &Shape) -> Result<Scaling, DecoderError> {
     let number = |key: &str| parameters.positive(key)?.ok_or_else(|| parameters.missing(key));
-    match kind {
+    match kind(parameters) {
         "default" => Ok(Scaling::None),
-        "linear" => Ok(Scaling::Linear { factor: factor()? }),
+        "linear" => Ok(Scaling::Linear { factor: factor(parameters, None)? }),
         "llama3" => {
-            let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
-            if low >= high {
-                let fault = format!("{high} is not above low_freq_factor {low}");
+            let (low_freq_factor, high_freq_factor) = (number("low_freq_factor")?, number("high_freq_factor")?);
+            if low_freq_factor >= high_freq_factor {
+                let fault = format!("{high_freq_factor} is not above low_freq_factor {low_freq_factor}");
                 return Err(parameters.invalid("high_freq_factor", fault));
             }
-            Ok(Scaling::Llama3 { factor: factor()?, low, high, original: original()? as f64 })
+            let factor = factor(parameters, None)?;
+            let original_max_position_embeddings = original(config, parameters, shape)? as f64;
+            Ok(Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings })
         }
         "yarn" => {
-            let factor = factor()?;
-            let scales = (parameters.positive("mscale")?, parameters.positive("mscale_all_dim")?);
-            let attention = match (parameters.positive("attention_factor")?, scales) {
-                (Some(attention), _) => attention,
-                (None, (Some(one), Some(all))) => yarn_attention(factor, one) / yarn_attention(factor, all),
-                (None, _) => yarn_attention(factor, 1.0),
-            };
-            Ok(Scaling::Yarn {
-                factor,
-                original: original()? as f64,
-                fast: parameters.positive("beta_fast")?.unwrap_or(32.0),
-                slow: parameters.positive("beta_slow")?.unwrap_or(1.0),
+            let original = original(config, parameters, shape)?;
+            let common = Yarn::new(factor(parameters, Some((shape.context, original)))?, original as f64);
+            Ok(Scaling::Yarn(Yarn {
+                beta_fast: parameters.positive("beta_fast")?.unwrap_or(common.beta_fast),
+                beta_slow: parameters.positive("beta_slow")?.unwrap_or(common.beta_slow),
+                attention_factor: parameters.positive("attention_factor")?,
+                mscale: parameters.positive("mscale")?,
+                mscale_all_dim: parameters.positive("mscale_all_dim")?,
                 truncate: parameters.flag("truncate", true)?,
-                attention,
-            })
-        }
-        "longrope" => {
-            let original = original()?;
-            let attention = match (parameters.positive("attention_factor")?, factor()?) {
-                (Some(attention), _) => attention,
-                (None, factor) if factor <= 1.0 => 1.0,
-                (None, factor) => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
-            };
-            let (short, long) = (factors(parameters, "short_factor")?, factors(parameters, "long_factor")?);
-            Ok(Scaling::Long { short, long, original, attention })
+                ..common
+            }))
         }
         other => {
             let other: String = other.chars().take(40).collect();
