@@ -177,6 +177,22 @@ pub(crate) fn widen(isa: Isa, from: &[u16], to: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these levels exist only where detection found f16c and avx.
         Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => unsafe { widen_f16c(from, to) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDot => widen_neon(from, to),
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn widen_neon(from: &[u16], to: &mut [f32]) {
+    use std::arch::aarch64::{vld1_u16, vst1q_f32};
+    let (blocks, rest) = from.as_chunks::<4>();
+    let (outs, out_rest) = to.as_chunks_mut::<4>();
+    for (block, out) in blocks.iter().zip(outs) {
+        // SAFETY: four values of 16 bits are read, four of 32 bits written, both inside their arrays.
+        unsafe { vst1q_f32(out.as_mut_ptr(), crate::simd::neon::widen(vld1_u16(block.as_ptr()))) };
+    }
+    for (from, to) in rest.iter().zip(out_rest) {
+        *to = half::f16::from_bits(*from).to_f32();
     }
 }
 

@@ -108,6 +108,22 @@ fn narrow_row(isa: Isa, from: &[f32], to: &mut [u16]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these levels exist only where detection found f16c and avx.
         Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => unsafe { narrow_f16c(from, to) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDot => narrow_neon(from, to),
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn narrow_neon(from: &[f32], to: &mut [u16]) {
+    use std::arch::aarch64::{vld1q_f32, vst1_u16};
+    let (blocks, rest) = from.as_chunks::<4>();
+    let (outs, out_rest) = to.as_chunks_mut::<4>();
+    for (block, out) in blocks.iter().zip(outs) {
+        // SAFETY: four values of 32 bits are read, four of 16 bits written, both inside their arrays.
+        unsafe { vst1_u16(out.as_mut_ptr(), crate::simd::neon::narrow(vld1q_f32(block.as_ptr()))) };
+    }
+    for (from, to) in rest.iter().zip(out_rest) {
+        *to = half::f16::from_f32(*from).to_bits();
     }
 }
 

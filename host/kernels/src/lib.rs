@@ -17,7 +17,9 @@
 //! - `cuda`, behind the feature of that name, is what the GPU path needs of the driver beyond candle's safe interface.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
 //!
-//! Every kernel takes an [`isa::Isa`] and has a scalar twin; tests compare the twins on random input. For one `Isa`
+//! Products and attention are written once over vector operations (AVX-512 VNNI, AVX2 with and without VNNI, NEON with
+//! and without dot products) and compiled for each; elementwise bodies the compiler vectorizes. Every kernel takes an
+//! [`isa::Isa`] and has a scalar twin; tests compare the twins on random input. For one `Isa`
 //! the result for a row does not depend, to the bit, on which other rows are in the batch: that is what lets a
 //! scheduler mix requests freely and still give the same answer for the same seed.
 //!

@@ -5,6 +5,8 @@
 //! (query, key and value; gate and up) go into one call, which is one parallel region.
 
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -75,6 +77,12 @@ fn row_tile(isa: Isa, weight: &TiledMatrix, tile: usize, x: &QuantizedRows, out:
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => unsafe { x86::avx512_vnni::tile(weight, tile, x, row, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::plain::tile(weight, tile, x, row, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => unsafe { neon::dot::tile(weight, tile, x, row, sums) },
         }
         for (i, sums) in sums.iter().enumerate() {
             let start = (row + i) * weight.rows() + column;

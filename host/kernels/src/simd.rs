@@ -7,6 +7,8 @@
 //! All operations are unsafe for two reasons: the processor must have the instructions, and pointers must be valid for
 //! as many bytes as the operation says. None asks for an alignment.
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
@@ -73,6 +75,8 @@ macro_rules! operations {
     ($($(#[$meta:meta])* fn $name:ident $([$bits:ident])? ($($arg:ident: $ty:ty),*) $(-> $out:ty)? { $($body:tt)* })*) => {
         $(
             $(#[$meta])*
+            // Where instructions belong to the target's baseline some of these bodies are safe.
+            #[allow(unused_unsafe)]
             #[inline(always)]
             unsafe fn $name $(<const $bits: u32>)? ($($arg: $ty),*) $(-> $out)? {
                 // SAFETY: the caller promises the instructions and the bytes behind pointers.

@@ -43,6 +43,11 @@ pub(super) fn product(
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => unsafe { avx512::product(coefficients, (row, depth), matrix, stride, sums, step) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDot => unsafe {
+            neon::product(coefficients, (row, depth), matrix, stride, sums, step);
+        },
     }
 }
 
@@ -141,4 +146,11 @@ mod avx512 {
         "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
         [4 by 2, 3 by 2, 2 by 2, 1 by 2]
     );
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use crate::simd::neon::Neon;
+
+    entry!(Neon, "neon", [4 by 4, 3 by 4, 2 by 8, 1 by 8]);
 }

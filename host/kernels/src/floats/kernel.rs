@@ -76,6 +76,9 @@ pub(crate) fn product<E: Element>(
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => unsafe { avx512::product::<E>(weights, x, stride, initial, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDot => unsafe { neon::product::<E>(weights, x, stride, initial, out) },
     }
 }
 
@@ -203,4 +206,11 @@ mod avx512 {
         "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
         [12 by 2, 11 by 2, 10 by 2, 9 by 2, 8 by 2, 7 by 2, 6 by 2, 5 by 2, 4 by 2, 3 by 2, 2 by 2, 1 by 2]
     );
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use crate::simd::neon::Neon;
+
+    entry!(Neon, "neon", [4 by 4, 2 by 8, 1 by 8]);
 }
