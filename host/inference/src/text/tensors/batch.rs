@@ -27,6 +27,22 @@ pub(super) struct Group {
     pub(super) tables: Vec<u32>,
 }
 
+/// The same sequences without groups, as kernels take them that need no rectangle.
+#[cfg(any(feature = "flash-attn", test))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ragged {
+    /// The first row of each sequence, and the number of rows.
+    pub(super) starts: Vec<u32>,
+    /// For each sequence the tokens of those before it that are in the cache, and the tokens of all.
+    pub(super) ends: Vec<u32>,
+    /// Blocks in a table.
+    pub(super) blocks: usize,
+    /// The tables, one behind the other.
+    pub(super) tables: Vec<u32>,
+    /// The most rows that one sequence has.
+    pub(super) rows: usize,
+}
+
 /// A step.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Batch {
@@ -40,6 +56,8 @@ pub(super) struct Batch {
     pub(super) wanted: Vec<u32>,
     /// All rows, in order.
     pub(super) groups: Vec<Group>,
+    /// The block that pads tables.
+    pub(super) spare: u32,
 }
 
 impl Batch {
@@ -61,6 +79,7 @@ impl Batch {
             slots: Vec::with_capacity(rows),
             wanted: Vec::new(),
             groups: Vec::new(),
+            spare: cache.spare(),
         };
         let mut ends = vec![0; spans.len()];
         for i in order {
@@ -104,7 +123,7 @@ impl Batch {
         match self.groups.last_mut() {
             // Spans come by their number of blocks, so the last one's is what all are padded to.
             Some(group) if (group.sequences + 1) * blocks * of_block <= SCRATCH => {
-                pad(group, blocks, cache.spare());
+                pad(group, blocks, self.spare);
                 group.rows.end = row + 1;
                 group.sequences += 1;
                 group.tables.extend_from_slice(&span.blocks[..blocks]);
@@ -128,11 +147,32 @@ impl Batch {
         }
     }
 
-    /// The same step with `sequences` sequences of `blocks` blocks, the further ones writing to `spare` and reading
+    /// The sequences one by one. Rows of a long span that are in several groups count as a sequence for each.
+    #[cfg(any(feature = "flash-attn", test))]
+    pub(super) fn ragged(&self) -> Ragged {
+        let blocks = self.groups.iter().map(|group| group.blocks).max().unwrap_or(1);
+        let mut ragged = Ragged { starts: vec![0], ends: vec![0], blocks, tables: Vec::new(), rows: 0 };
+        let (mut row, mut end) = (0, 0);
+        for group in &self.groups {
+            let rows = group.rows.len() / group.sequences;
+            ragged.rows = ragged.rows.max(rows);
+            for table in group.tables.chunks_exact(group.blocks) {
+                row += rows;
+                end += self.positions[row - 1] as u32 + 1;
+                ragged.starts.push(row as u32);
+                ragged.ends.push(end);
+                ragged.tables.extend_from_slice(table);
+                ragged.tables.resize(ragged.tables.len() + blocks - group.blocks, self.spare);
+            }
+        }
+        ragged
+    }
+
+    /// The same step with `sequences` sequences of `blocks` blocks, the further ones writing to the spare block and reading
     /// nothing else. Only of a step that is [`Self::decoding`].
     #[cfg(any(feature = "cuda", test))]
-    pub(super) fn padded(&self, sequences: usize, blocks: usize, spare: u32) -> Self {
-        let mut batch = self.clone();
+    pub(super) fn padded(&self, sequences: usize, blocks: usize) -> Self {
+        let (mut batch, spare) = (self.clone(), self.spare);
         let further = sequences.saturating_sub(self.tokens.len());
         batch.tokens.extend(std::iter::repeat_n(0, further));
         batch.positions.extend(std::iter::repeat_n(0.0, further));
@@ -201,6 +241,9 @@ mod tests {
         let expected = [group(0..2, 2, 2, &[3, 40, 7, 8]), group(2..4, 1, 1, &[1]), group(4..7, 1, 2, &[9, 4])];
         assert_eq!(batch.groups, expected);
         assert_eq!(batch.decoding(), None);
+        let tables = vec![3, 40, 7, 8, 1, 40, 9, 4];
+        let ragged = Ragged { starts: vec![0, 1, 2, 4, 7], ends: vec![0, 1, 42, 44, 78], blocks: 2, tables, rows: 3 };
+        assert_eq!(batch.ragged(), ragged);
     }
 
     #[test]
@@ -225,7 +268,7 @@ mod tests {
         let spans = [span(&[5], 40, &[7, 8], true), span(&[6], 0, &[3], true)];
         let batch = Batch::of(&spans, 10, &blocks(4)).unwrap();
         assert_eq!(batch.decoding(), Some(2));
-        let padded = batch.padded(4, 3, 40);
+        let padded = batch.padded(4, 3);
         assert_eq!(padded.tokens, [6, 5, 0, 0]);
         assert_eq!(padded.slots[2..], [40 * 32, 40 * 32]);
         assert_eq!(padded.wanted, [1, 0], "as before: the further rows are nobody's");

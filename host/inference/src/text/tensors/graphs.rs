@@ -61,14 +61,13 @@ pub(super) fn decode(
     cache: &mut TensorCache,
     batch: &Batch,
     logits: &mut Vec<f32>,
-    device: &Device,
 ) -> Result<bool> {
-    let Device::Cuda(cuda) = device else { return Ok(false) };
+    let Device::Cuda(cuda) = network.device() else { return Ok(false) };
     let Some(blocks) = batch.decoding().filter(|_| !cache.graphs.off) else { return Ok(false) };
     let rows = batch.tokens.len();
     let Some(sequences) = SEQUENCES.into_iter().find(|size| *size >= rows) else { return Ok(false) };
     let key = (sequences, blocks.next_power_of_two().max(SHORTEST));
-    let batch = &batch.padded(sequences, key.1, cache.blocks.spare());
+    let batch = &batch.padded(sequences, key.1);
     let TensorCache { blocks, graphs } = cache;
     if !graphs.recorded.contains_key(&key) {
         match record(network, blocks, graphs, batch, cuda) {
@@ -95,14 +94,13 @@ fn record(
     batch: &Batch,
     device: &CudaDevice,
 ) -> Result<Recorded> {
-    let on = &Device::Cuda(device.clone());
     if graphs.widest.is_none() {
-        prime(network, blocks, on)?;
+        prime(network, blocks)?;
         graphs.widest = Some(WIDEST);
     }
     let every_row = Batch { wanted: (0..batch.tokens.len() as u32).collect(), ..batch.clone() };
-    let step = Step::upload(&every_row, on)?;
-    let logits = Tensor::zeros((batch.tokens.len(), network.vocabulary()), DType::F32, on)?;
+    let step = Step::upload(&every_row, network)?;
+    let logits = Tensor::zeros((batch.tokens.len(), network.vocabulary()), DType::F32, network.device())?;
     let work = {
         let (network, blocks, step, logits) = (network.clone(), blocks.clone(), step.clone(), logits.clone());
         move || match network.run(&step, &blocks)? {
@@ -118,7 +116,7 @@ fn record(
 
 /// Computes the widest step for each kind of product, so that candle's scratch memory does not grow after a recording.
 /// Its quantized products have one kind for up to 8 rows and another for more.
-fn prime(network: &Network, blocks: &Blocks, device: &Device) -> Result<()> {
+fn prime(network: &Network, blocks: &Blocks) -> Result<()> {
     let widest_decoding = SEQUENCES[SEQUENCES.len() - 1];
     for rows in [8, WIDEST] {
         let spare = blocks.spare();
@@ -128,8 +126,9 @@ fn prime(network: &Network, blocks: &Blocks, device: &Device) -> Result<()> {
             slots: vec![spare * host_kernels::kv::BLOCK_TOKENS as u32; rows],
             wanted: (0..rows.min(widest_decoding) as u32).collect(),
             groups: vec![Group { rows: 0..rows, sequences: rows, blocks: 1, tables: vec![spare; rows] }],
+            spare,
         };
-        network.run(&Step::upload(&batch, device)?, blocks)?;
+        network.run(&Step::upload(&batch, network)?, blocks)?;
     }
     Ok(())
 }

@@ -16,6 +16,8 @@
 mod attention;
 mod batch;
 mod cache;
+#[cfg(feature = "flash-attn")]
+mod flash;
 #[cfg(feature = "cuda")]
 mod graphs;
 mod matrix;
@@ -39,7 +41,6 @@ pub(crate) const STEP_BYTES: u64 = 4 * batch::SCRATCH as u64 + (512 << 20);
 /// A decoder on a device.
 pub struct TensorDecoder {
     network: Arc<Network>,
-    device: Device,
     logits: Vec<f32>,
 }
 
@@ -51,7 +52,7 @@ impl TensorDecoder {
     pub fn read(description: Description, source: Source<'_>, device: &Device) -> Result<Self, DecoderError> {
         description.check(source)?;
         let network = Arc::new(Network::read(description, source, device)?);
-        Ok(Self { network, device: device.clone(), logits: Vec::new() })
+        Ok(Self { network, logits: Vec::new() })
     }
 
     /// Bytes of all matrices.
@@ -77,12 +78,12 @@ impl ForwardPass for TensorDecoder {
         let batch = Batch::of(spans, self.vocabulary(), &cache.blocks)?;
         self.logits.clear();
         #[cfg(feature = "cuda")]
-        if graphs::decode(&self.network, cache, &batch, &mut self.logits, &self.device).map_err(on_device)? {
+        if graphs::decode(&self.network, cache, &batch, &mut self.logits).map_err(on_device)? {
             return Ok(&self.logits);
         }
         #[cfg(feature = "cuda")]
         cache.graphs.computed(batch.tokens.len());
-        let step = Step::upload(&batch, &self.device).map_err(on_device)?;
+        let step = Step::upload(&batch, &self.network).map_err(on_device)?;
         if let Some(logits) = self.network.run(&step, &cache.blocks).map_err(on_device)? {
             self.logits = logits.flatten_all().and_then(|logits| logits.to_vec1()).map_err(on_device)?;
         }

@@ -70,6 +70,9 @@ pub(super) struct Step {
     /// None where no logits are wanted.
     wanted: Option<Tensor>,
     groups: Vec<StepGroup>,
+    /// The same for FlashAttention, where it runs.
+    #[cfg(feature = "flash-attn")]
+    sequences: Option<super::flash::Sequences>,
 }
 
 #[derive(Clone)]
@@ -81,8 +84,11 @@ struct StepGroup {
 }
 
 impl Step {
-    /// Copies `batch` to `device`.
-    pub(super) fn upload(batch: &Batch, device: &Device) -> Result<Self> {
+    /// Copies `batch` to the device of `network`.
+    pub(super) fn upload(batch: &Batch, network: &Network) -> Result<Self> {
+        let device = network.device();
+        #[cfg(feature = "flash-attn")]
+        let sequences = super::flash::Sequences::upload(&batch.ragged(), network.heads.width, device)?;
         let groups = batch.groups.iter().map(|group| {
             Ok(StepGroup {
                 rows: (group.rows.start, group.rows.len()),
@@ -97,6 +103,8 @@ impl Step {
             slots: on(&batch.slots, device)?,
             wanted: if batch.wanted.is_empty() { None } else { Some(on(&batch.wanted, device)?) },
             groups: groups.collect::<Result<_>>()?,
+            #[cfg(feature = "flash-attn")]
+            sequences,
         })
     }
 
@@ -109,6 +117,10 @@ impl Step {
         self.slots.slice_set(&on(&batch.slots, device)?, 0, 0)?;
         for (group, from) in self.groups.iter().zip(&batch.groups) {
             group.tables.slice_set(&on(&from.tables, device)?, 0, 0)?;
+        }
+        #[cfg(feature = "flash-attn")]
+        if let Some(sequences) = &self.sequences {
+            sequences.refill(&batch.ragged())?;
         }
         Ok(())
     }
@@ -192,6 +204,10 @@ impl Network {
             norm: vector(source, &description.norm, &None, device)?,
             head: if description.tied() { None } else { Some(matrix(&description.head_matrix)?) },
         })
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        self.norm.device()
     }
 
     pub(super) fn vocabulary(&self) -> usize {
@@ -306,10 +322,16 @@ fn add_bias(x: Tensor, bias: &Option<Tensor>) -> Result<Tensor> {
 struct Attention {
     /// Each with its bias for each window that a layer has.
     groups: Vec<(Gathered, BTreeMap<Option<usize>, Tensor>)>,
+    #[cfg(feature = "flash-attn")]
+    sequences: Option<super::flash::Sequences>,
 }
 
 impl Attention {
     fn new(network: &Network, step: &Step, constants: &Constants) -> Result<Self> {
+        #[cfg(feature = "flash-attn")]
+        if step.sequences.is_some() {
+            return Ok(Self { groups: Vec::new(), sequences: step.sequences.clone() });
+        }
         let groups = step.groups.iter().map(|group| {
             let StepGroup { rows, sequences, blocks, tables } = group;
             let gathered = Gathered::new(constants, *rows, *sequences, *blocks, &step.positions, tables)?;
@@ -321,10 +343,18 @@ impl Attention {
             }
             Ok((gathered, biases))
         });
-        Ok(Self { groups: groups.collect::<Result<_>>()? })
+        Ok(Self {
+            groups: groups.collect::<Result<_>>()?,
+            #[cfg(feature = "flash-attn")]
+            sequences: None,
+        })
     }
 
     fn attend(&self, heads: Heads, cache: &LayerBlocks, query: &Tensor, window: Option<usize>) -> Result<Tensor> {
+        #[cfg(feature = "flash-attn")]
+        if let Some(sequences) = &self.sequences {
+            return sequences.attend(heads, cache, query, window);
+        }
         let groups = self.groups.iter().filter_map(|(group, biases)| {
             let bias = biases.get(&window)?;
             Some(group.attend(heads, cache, query, bias))

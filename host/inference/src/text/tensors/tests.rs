@@ -123,11 +123,11 @@ fn a_padded_step_and_a_refilled_one_compute_the_same() {
     };
     let run = |step: &Step| tensors.network.run(step, &cache.blocks).unwrap().unwrap().to_vec2::<f32>().unwrap();
     // Padded rows are computed too, so that all rows want their logits.
-    let padded = |batch: &Batch| Batch { wanted: (0..4).collect(), ..batch.padded(4, 4, cache.blocks.spare()) };
-    let recorded = Step::upload(&padded(&batch(0, 9)), &Device::Cpu).unwrap();
+    let padded = |batch: &Batch| Batch { wanted: (0..4).collect(), ..batch.padded(4, 4) };
+    let recorded = Step::upload(&padded(&batch(0, 9)), &tensors.network).unwrap();
     for position in 0..3 {
         let batch = batch(position, 60 + position as u32);
-        let plain = run(&Step::upload(&batch, &Device::Cpu).unwrap());
+        let plain = run(&Step::upload(&batch, &tensors.network).unwrap());
         recorded.refill(&padded(&batch)).unwrap();
         let rows = run(&recorded);
         for (row, expected) in batch.wanted.iter().zip(&plain) {
