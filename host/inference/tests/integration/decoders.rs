@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use host_inference::text::decoder::checkpoint::Checkpoint;
 use host_inference::text::decoder::{self, Decoder, Description, Source};
 use host_inference::text::forward::{ForwardPass, Span};
 use host_inference::text::gguf::GgufFile;
+use host_inference::text::tensors::{TensorCache, TensorDecoder};
 use host_inference::text::weights::Compute;
 use host_kernels::kv::KvStore;
 use host_kernels::threads::ThreadPool;
@@ -51,6 +53,12 @@ fn decoder(description: Description, source: Source<'_>) -> (Decoder, KvStore) {
     let store = KvStore::new(description.kv_shape(), 8);
     let pool = ThreadPool::new("test", NonZeroUsize::new(2).unwrap()).unwrap();
     (Decoder::read(description, source, Compute::new(pool)).unwrap(), store)
+}
+
+/// The same model built of tensors, on the processor.
+fn tensors(description: Description, source: Source<'_>) -> (TensorDecoder, TensorCache) {
+    let cache = TensorCache::new(&description, 8, &Device::Cpu).unwrap();
+    (TensorDecoder::read(description, source, &Device::Cpu).unwrap(), cache)
 }
 
 fn from_gguf(architecture: &str, kind: &str, context: usize) -> (Decoder, KvStore) {
@@ -102,10 +110,10 @@ fn rewritten(architecture: &str, dtype: Dtype, shards: usize) -> tempfile::TempD
 }
 
 /// The logits after each token, read one by one.
-fn rows(model: &mut Decoder, store: &mut KvStore, ids: &[u32], blocks: &[u32]) -> Vec<Vec<f32>> {
+fn rows<M: ForwardPass>(model: &mut M, cache: &mut M::Cache, ids: &[u32], blocks: &[u32]) -> Vec<Vec<f32>> {
     let step = |(i, token): (usize, &u32)| {
         let span = Span { tokens: &[*token], position: i, blocks, logits: 1, adapter: None };
-        model.forward(store, &[span]).unwrap().to_vec()
+        model.forward(cache, &[span]).unwrap().to_vec()
     };
     ids.iter().enumerate().map(step).collect()
 }
@@ -155,11 +163,11 @@ fn context_for(tokens: usize) -> usize {
 }
 
 /// Compares with each case; `load` takes the context.
-fn compare(architecture: &str, format: &str, load: impl Fn(usize) -> (Decoder, KvStore)) -> Distance {
+fn compare<M: ForwardPass>(architecture: &str, format: &str, load: impl Fn(usize) -> (M, M::Cache)) -> Distance {
     let mut worst = Distance::default();
     for case in cases(architecture) {
-        let (mut model, mut store) = load(context_for(case.ids.len()));
-        let found = distance(&rows(&mut model, &mut store, &case.ids, &[5, 2]), &case);
+        let (mut model, mut cache) = load(context_for(case.ids.len()));
+        let found = distance(&rows(&mut model, &mut cache, &case.ids, &[5, 2]), &case);
         println!("{architecture} {format}: {found:?}");
         worst.divergence = worst.divergence.max(found.divergence);
         worst.same_cache.0 = worst.same_cache.0.max(found.same_cache.0);
@@ -186,6 +194,54 @@ fn floats_match_transformers() {
         }
         let found = compare(architecture, "f16 gguf", |context| from_gguf(architecture, "f16", context));
         assert_exact(architecture, &found);
+    }
+}
+
+#[test]
+fn tensors_match_transformers() {
+    for architecture in ARCHITECTURES {
+        let checkpoint = Checkpoint::open(&folder(architecture)).unwrap();
+        let found = compare(architecture, "tensors of bf16", |context| {
+            let source = Source::Checkpoint(&checkpoint);
+            let mut description = decoder::hugging_face::describe(&checkpoint.config, source).unwrap();
+            description.limit_context(context);
+            tensors(description, source)
+        });
+        assert_exact(&format!("{architecture} bf16"), &found);
+        for (kind, most, missed) in [("f16", 1e-4, 0), ("q8_0", 0.1, 4)] {
+            let file = GgufFile::open(&folder(architecture).join(format!("{kind}.gguf"))).unwrap();
+            let found = compare(architecture, &format!("tensors of {kind} gguf"), |context| {
+                let mut description = decoder::gguf::describe(file.view()).unwrap();
+                description.limit_context(context);
+                tensors(description, Source::Gguf(file.view()))
+            });
+            assert!(found.divergence < most && found.missed <= missed, "{architecture} {kind}: {found:?}");
+        }
+    }
+}
+
+/// Pieces of prompts beside each other in the pass built of tensors, against the kernels, whose own test they pass.
+#[test]
+fn ragged_batches_of_tensors_match_kernels() {
+    for architecture in ARCHITECTURES {
+        let file = GgufFile::open(&folder(architecture).join("f16.gguf")).unwrap();
+        let description = decoder::gguf::describe(file.view()).unwrap();
+        let (mut kernels, mut store) = decoder(description.clone(), Source::Gguf(file.view()));
+        let (mut model, mut cache) = tensors(description, Source::Gguf(file.view()));
+        let ids = &cases(architecture)[0].ids;
+        let mut read = [0; 3];
+        for pieces in [[17, 1, 9], [1, 8, 1], [9, 1, 11], [1, 1, 1], [2, 20, 1]] {
+            let spans = (0..3).map(|i| {
+                let (tokens, blocks) = (&ids[read[i]..read[i] + pieces[i]], [&[5u32, 2], &[0, 7], &[6, 1]][i]);
+                Span { tokens, position: read[i], blocks, logits: true }
+            });
+            let spans: Vec<Span<'_>> = spans.collect();
+            let expected = kernels.forward(&mut store, &spans).unwrap();
+            let found = model.forward(&mut cache, &spans).unwrap();
+            let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 2e-3, "{architecture}: {worst} after {read:?}");
+            read.iter_mut().zip(pieces).for_each(|(read, piece)| *read += piece);
+        }
     }
 }
 
