@@ -8,6 +8,7 @@
 //! The path of a request: [`marks`] → [`template`] → [`tokenizer`] → the scheduler's queue → [`decoder`], or [`tensors`] on
 //! a GPU, over the blocks that [`kv_blocks`] hands out → [`sampler`] → detokenizer → [`stop`] → an event.
 
+mod budget;
 pub mod decoder;
 mod files;
 pub mod forward;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use candle_core::Device;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use host_kernels::kv::{BLOCK_TOKENS, KvStore};
@@ -14,7 +13,8 @@ use host_kernels::threads::ThreadPool;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::decoder::{Decoder, DecoderError, Description};
+use super::budget::Budget;
+use super::decoder::{Decoder, DecoderError};
 use super::files::ModelFiles;
 use super::forward::{ForwardPass, KvCache};
 use super::grammar::Grammars;
@@ -23,12 +23,12 @@ use super::lora::{Adapter, AdapterSource, Adapters, Base};
 use super::scheduler::{Limits, Place, Queue, Scheduler, Statistics, run};
 use super::sequence::Job;
 use super::template::{ChatTemplate, TemplateError};
-use super::tensors::{self, TensorCache, TensorDecoder};
+use super::tensors::{TensorCache, TensorDecoder};
 use super::tokenizer::{TokenizerError, Vocabulary};
 use super::weights::Compute;
 use crate::AiError;
 use crate::backend::{CallStyle, GenerateEvent, GenerateRequest, GenerateStream, Prompt, TextGeneration};
-use crate::device::{self, Placement};
+use crate::device::Placement;
 
 /// Bytes of KV cache that a model may have. Only what is used is taken from the system.
 pub const DEFAULT_CACHE: u64 = 1 << 30;
@@ -186,7 +186,11 @@ impl TextModel {
         let adapters = options.adapters.iter().map(|adapter| adapter.bytes).fold(0, u64::saturating_add);
         let weights = files.bytes().saturating_add(adapters);
         let budget = Budget { device: device.as_ref(), weights, allowed: options.memory };
-        let blocks = budget.blocks(path, &description, options.sequences)?;
+        let blocks = budget.blocks(&description, options.sequences).map_err(|needed| LoadError::Memory {
+            path: path.to_owned(),
+            needed,
+            budget: budget.bytes(),
+        })?;
         description.limit_context(options.context.map_or(usize::MAX, NonZeroUsize::get));
         description.limit_context(blocks * BLOCK_TOKENS);
         let context = description.context;
@@ -296,44 +300,6 @@ impl TextModel {
 fn default_threads() -> NonZeroUsize {
     let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     available.min(NonZeroUsize::new(16).unwrap_or(available))
-}
-
-/// What a model may take, and of which memory.
-struct Budget<'a> {
-    /// The device that holds weights and cache; none for the process's own memory.
-    device: Option<&'a Device>,
-    /// Bytes of the weights.
-    weights: u64,
-    /// What the configuration allows for weights and cache together.
-    allowed: Option<u64>,
-}
-
-impl Budget<'_> {
-    /// Blocks of the cache: enough for all sequences at full length, as far as the memory goes.
-    fn blocks(&self, path: &Path, model: &Description, sequences: NonZeroUsize) -> Result<usize, LoadError> {
-        let shape = model.kv_shape();
-        let block = if self.device.is_some() { TensorCache::block_bytes(shape) } else { shape.block_bytes() };
-        let block = block.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-        let budget = match self.device.and_then(device::free_memory) {
-            Some(free) => self.of_device(free),
-            None => self.allowed.unwrap_or(self.weights.saturating_add(DEFAULT_CACHE)),
-        };
-        let wanted = (model.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(sequences.get() as u64);
-        let blocks = wanted.min(budget.saturating_sub(self.weights) / block);
-        // Blocks are numbered with 32 bits.
-        match usize::try_from(blocks.min(u64::from(u32::MAX))).unwrap_or(usize::MAX) {
-            0 => Err(LoadError::Memory { path: path.to_owned(), needed: self.weights.saturating_add(block), budget }),
-            blocks => Ok(blocks),
-        }
-    }
-
-    /// Of a device with `free` bytes: what is allowed, as far as it is there, with room for the step's own tensors; and
-    /// where nothing is said, half of what the weights leave, so that another model finds room too.
-    fn of_device(&self, free: u64) -> u64 {
-        let usable = free.saturating_sub(tensors::STEP_BYTES);
-        let half = self.weights.saturating_add(usable.saturating_sub(self.weights) / 2);
-        self.allowed.unwrap_or(half).min(usable)
-    }
 }
 
 /// What turns requests into jobs.
