@@ -4,6 +4,7 @@
 //! run by run, and who goes first alternates, so that a machine that slows down slows both. Nothing here gates a test.
 
 mod figures;
+mod gpu;
 mod http;
 mod js;
 mod llm;
@@ -23,12 +24,15 @@ pub(crate) enum Bench {
     Js(js::Options),
     /// The same GGUF files here and in llama.cpp: prefill, decode, memory, schemas, concurrent streams.
     Llm(llm::Options),
+    /// Random llamas on this machine's NVIDIA GPU and in transformers: whether it is right, prefill, decode.
+    Gpu(gpu::Options),
 }
 
 pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
     match bench {
         Bench::Http(options) => http::bench(workspace, &options, progress),
         Bench::Js(options) => js::bench(workspace, &options, progress),
+        Bench::Gpu(options) => gpu::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
 }

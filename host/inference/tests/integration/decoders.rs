@@ -233,7 +233,7 @@ fn ragged_batches_of_tensors_match_kernels() {
         for pieces in [[17, 1, 9], [1, 8, 1], [9, 1, 11], [1, 1, 1], [2, 20, 1]] {
             let spans = (0..3).map(|i| {
                 let (tokens, blocks) = (&ids[read[i]..read[i] + pieces[i]], [&[5u32, 2], &[0, 7], &[6, 1]][i]);
-                Span { tokens, position: read[i], blocks, logits: true }
+                Span { tokens, position: read[i], blocks, logits: 1, adapter: None }
             });
             let spans: Vec<Span<'_>> = spans.collect();
             let expected = kernels.forward(&mut store, &spans).unwrap();

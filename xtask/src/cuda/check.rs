@@ -1,4 +1,4 @@
-//! `cargo xtask cuda`: the code for NVIDIA GPUs, on machines that have neither a GPU nor NVIDIA's compiler.
+//! Types and lints of the code for GPUs.
 //!
 //! The crates behind the feature compile kernels in their build scripts. To check Rust code none of those is needed,
 //! so a stand-in for the compiler writes empty files, in a build directory of its own: what it leaves must never be
@@ -7,32 +7,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
 
+use super::toolkit::{CUTLASS, VERSION};
 use crate::progress::Progress;
 use crate::workspace::Workspace;
 use crate::{cache, command};
 
 /// The stand-in.
-const COMPILER: &str = include_str!("cuda/nvcc.sh");
-/// The headers that candle-flash-attn's build asks for: its build script takes a folder of this name whose git HEAD is
-/// this commit for what it would otherwise clone.
-const CUTLASS: &str = "7d49e6c7e2f8896c47f586706e67e1fb215529dc";
-/// The compiler's version, as cudarc writes it, and the GPUs that code is made for (Hopper).
-const VERSION: &str = "13000";
+const COMPILER: &str = include_str!("nvcc.sh");
+/// The GPUs that code would be made for (Hopper).
 const CAPABILITY: &str = "90";
-
-#[derive(Subcommand)]
-pub(crate) enum Cuda {
-    /// Checks types and lints of everything behind the features `cuda` and `flash-attn`. Needs no CUDA.
-    Check,
-}
-
-pub(crate) fn run(workspace: &Workspace, cuda: &Cuda, progress: &Progress) -> Result<()> {
-    match cuda {
-        Cuda::Check => check(workspace, progress),
-    }
-}
 
 /// Checks the crates that have code for GPUs, tests included.
 pub(crate) fn check(workspace: &Workspace, progress: &Progress) -> Result<()> {
