@@ -42,6 +42,11 @@ struct Recorded {
 }
 
 impl Graphs {
+    /// Gives up all recordings and the memory that they hold.
+    pub(super) fn release(&mut self) {
+        self.recorded.clear();
+    }
+
     /// Notes that a step of `rows` rows was computed without a recording. Where it was the widest, candle may have
     /// replaced the scratch memory that recordings point into.
     pub(super) fn computed(&mut self, rows: usize) {

@@ -59,6 +59,21 @@ impl TensorDecoder {
     pub fn bytes(&self) -> usize {
         self.network.bytes()
     }
+
+    fn compute(&mut self, cache: &mut TensorCache, batch: &Batch) -> candle_core::Result<()> {
+        self.logits.clear();
+        #[cfg(feature = "cuda")]
+        if graphs::decode(&self.network, cache, batch, &mut self.logits)? {
+            return Ok(());
+        }
+        #[cfg(feature = "cuda")]
+        cache.graphs.computed(batch.tokens.len());
+        let step = Step::upload(batch, &self.network)?;
+        if let Some(logits) = self.network.run(&step, &cache.blocks)? {
+            self.logits = logits.flatten_all()?.to_vec1()?;
+        }
+        Ok(())
+    }
 }
 
 /// The device's memory being full is told apart: it is no fault of the model's, and less work at once may do.
@@ -76,18 +91,15 @@ impl ForwardPass for TensorDecoder {
 
     fn forward(&mut self, cache: &mut TensorCache, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         let batch = Batch::of(spans, self.vocabulary(), &cache.blocks)?;
-        self.logits.clear();
-        #[cfg(feature = "cuda")]
-        if graphs::decode(&self.network, cache, &batch, &mut self.logits).map_err(on_device)? {
-            return Ok(&self.logits);
+        match self.compute(cache, &batch).map_err(on_device) {
+            Ok(()) => Ok(&self.logits),
+            Err(error) => {
+                // What recordings hold may be what the next step lacks.
+                #[cfg(feature = "cuda")]
+                cache.graphs.release();
+                Err(error)
+            }
         }
-        #[cfg(feature = "cuda")]
-        cache.graphs.computed(batch.tokens.len());
-        let step = Step::upload(&batch, &self.network).map_err(on_device)?;
-        if let Some(logits) = self.network.run(&step, &cache.blocks).map_err(on_device)? {
-            self.logits = logits.flatten_all().and_then(|logits| logits.to_vec1()).map_err(on_device)?;
-        }
-        Ok(&self.logits)
     }
 
     fn vocabulary(&self) -> usize {
