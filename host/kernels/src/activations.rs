@@ -61,25 +61,31 @@ impl QuantizedRows {
         self.scales.resize(blocks, 0.0);
         self.sums.resize(blocks, 0.0);
         self.negated.resize(blocks, [0; 3]);
-        let threads = if self.rows < 8 { 1 } else { pool.threads() };
-        if threads == 1 {
+        // A few rows take less time than waking a thread.
+        let parts = if self.rows < 8 || pool.threads() == 1 { 1 } else { 4 * pool.threads() };
+        if parts == 1 {
             quantize_blocks(isa, x, &mut self.quants, &mut self.scales, &mut self.sums, &mut self.negated);
             return;
         }
-        let share = blocks.div_ceil(threads);
+        let share = blocks.div_ceil(parts);
         let parts: Vec<_> = x
             .chunks(share * BLOCK)
             .zip(self.quants.chunks_mut(share * BLOCK))
             .zip(self.scales.chunks_mut(share).zip(self.sums.chunks_mut(share).zip(self.negated.chunks_mut(share))))
             .map(|((x, quants), (scales, (sums, negated)))| std::sync::Mutex::new((x, quants, scales, sums, negated)))
             .collect();
-        pool.run(&|thread| {
-            if let Some(part) = parts.get(thread) {
-                let mut part = part.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let (x, quants, scales, sums, negated) = &mut *part;
-                quantize_blocks(isa, x, quants, scales, sums, negated);
-            }
-        });
+        pool.for_each_chunk(
+            parts.len(),
+            1,
+            || (),
+            |(), range| {
+                for part in &parts[range] {
+                    let mut part = part.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let (x, quants, scales, sums, negated) = &mut *part;
+                    quantize_blocks(isa, x, quants, scales, sums, negated);
+                }
+            },
+        );
     }
 }
 

@@ -4,6 +4,11 @@
 //! about one. Workers therefore spin for a moment after a region and then park, which keeps an idle model at zero CPU
 //! time. A pool belongs to one model's thread; nothing here is ever run on an async runtime's workers.
 //!
+//! A pool's threads are a budget, not a claim. [`ThreadPool::step`] says that a model computes, and while several do,
+//! each uses its share of the process's cores: a spinning worker on a core that another model needs would cost both
+//! more than it gives. Shares are taken anew for each region, so a model has its whole budget again as soon as it is
+//! alone. How many threads run a region changes no result.
+//!
 //! A panic in a region is carried to the caller once every worker has left the region, so data borrowed by the
 //! region is never used after it is gone, and the pool stays usable.
 
@@ -20,14 +25,21 @@ use std::thread::{JoinHandle, Thread};
 const SPINS: u32 = 4_000;
 const YIELDS: u32 = 8;
 
+/// Models of this process that are computing.
+static COMPUTING: AtomicUsize = AtomicUsize::new(0);
+
+/// Where in `Shared::state` the count of regions begins; below it is the number of workers that run the region.
+const GENERATION: usize = 1 << 16;
+
 type Region<'a> = &'a (dyn Fn(usize) + Sync + 'a);
 
 struct Shared {
-    /// Counts regions; a worker runs when it changes.
-    generation: AtomicUsize,
+    /// Counts regions, and says how many workers run the last one: the first ones. One word, so that a worker that comes
+    /// late sees both of the same region.
+    state: AtomicUsize,
     /// Workers that have not left the current region.
     running: AtomicUsize,
-    /// Valid from the moment `generation` changes until `running` is 0.
+    /// Valid from the moment `state` changes until `running` is 0.
     region: UnsafeCell<Option<Region<'static>>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
@@ -35,7 +47,7 @@ struct Shared {
 }
 
 // SAFETY: `region` is written only by the thread in `ThreadPool::run`, while no worker runs (`running` is 0), and read
-// by workers only after they have seen the new `generation` (released after the write).
+// by the region's workers only after they have seen the new `state` (released after the write).
 unsafe impl Sync for Shared {}
 
 /// A fixed number of threads, the caller being one of them.
@@ -45,6 +57,18 @@ pub struct ThreadPool {
     handles: Vec<Thread>,
     /// One region at a time.
     turn: Mutex<()>,
+    /// What the process may use.
+    cores: usize,
+}
+
+/// A model's time of computing: see [`ThreadPool::step`].
+#[must_use]
+pub struct Step(());
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        COMPUTING.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ThreadPool {
@@ -54,16 +78,23 @@ impl ThreadPool {
     /// When the system refuses a thread.
     pub fn new(name: &str, threads: NonZeroUsize) -> std::io::Result<Self> {
         let own = threads.get() - 1;
+        if own >= GENERATION {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                format!("{threads} threads are too many"),
+            ));
+        }
         let shared = Arc::new(Shared {
-            generation: AtomicUsize::new(0),
+            state: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             region: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             parked: (0..own).map(|_| AtomicBool::new(false)).collect(),
         });
-        let mut pool =
-            Self { shared, workers: Vec::with_capacity(own), handles: Vec::with_capacity(own), turn: Mutex::new(()) };
+        let (workers, handles) = (Vec::with_capacity(own), Vec::with_capacity(own));
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut pool = Self { shared, workers, handles, turn: Mutex::new(()), cores };
         for index in 0..own {
             let shared = pool.shared.clone();
             let worker = std::thread::Builder::new()
@@ -75,17 +106,34 @@ impl ThreadPool {
         Ok(pool)
     }
 
-    /// How many threads run a region.
+    /// How many threads run a region at most.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `region` once on each thread, with the thread's number from 0, and returns when all have finished.
+    /// Counts this pool among those that compute, until the value is dropped. A region outside of any step is run as if
+    /// its pool were alone beside the others that compute.
+    pub fn step(&self) -> Step {
+        COMPUTING.fetch_add(1, Ordering::Relaxed);
+        Step(())
+    }
+
+    /// The workers of the next region.
+    fn share(&self) -> usize {
+        match COMPUTING.load(Ordering::Relaxed) {
+            0 | 1 => self.workers.len(),
+            models => self.workers.len().min((self.cores / models).saturating_sub(1)),
+        }
+    }
+
+    /// Runs `region` once on each of as many threads as the pool has now, with the thread's number from 0, and returns
+    /// when all have finished. Which numbers run is not known before: a region must not rely on any but 0.
     ///
     /// # Panics
     /// With the panic of any of them.
     pub fn run(&self, region: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() {
+        let workers = self.share();
+        if workers == 0 {
             region(0);
             return;
         }
@@ -95,11 +143,11 @@ impl ThreadPool {
         let erased = unsafe { std::mem::transmute::<Region<'_>, Region<'static>>(region) };
         // SAFETY: `turn` is held and `running` is 0: no other thread touches the cell.
         unsafe { *self.shared.region.get() = Some(erased) };
-        self.shared.running.store(self.workers.len(), Ordering::Relaxed);
-        // Sequentially consistent, as is the worker's `parked` store: either the worker sees the new generation
-        // before it parks, or this thread sees that it parked.
-        self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        for (flag, handle) in self.shared.parked.iter().zip(&self.handles) {
+        self.shared.running.store(workers, Ordering::Relaxed);
+        // Sequentially consistent, as is the worker's `parked` store: either the worker sees the new state before it
+        // parks, or this thread sees that it parked.
+        self.shared.advance(workers);
+        for (flag, handle) in self.shared.parked.iter().zip(&self.handles).take(workers) {
             if flag.load(Ordering::SeqCst) {
                 handle.unpark();
             }
@@ -154,7 +202,7 @@ impl ThreadPool {
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.generation.fetch_add(1, Ordering::SeqCst);
+        self.shared.advance(0);
         for handle in &self.handles {
             handle.unpark();
         }
@@ -165,6 +213,14 @@ impl Drop for ThreadPool {
     }
 }
 
+impl Shared {
+    /// Begins a region of `workers` workers. Only one thread at a time does so.
+    fn advance(&self, workers: usize) {
+        let generation = self.state.load(Ordering::Relaxed) / GENERATION;
+        self.state.store(generation.wrapping_add(1).wrapping_mul(GENERATION) | workers, Ordering::SeqCst);
+    }
+}
+
 fn work(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
@@ -172,7 +228,11 @@ fn work(shared: &Shared, index: usize) {
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        // SAFETY: the generation changed, so `run` has written the region and waits for `running` to reach 0.
+        if index >= seen % GENERATION {
+            continue;
+        }
+        // SAFETY: the state changed and counts this worker in, so `run` has written the region and waits for `running`
+        // to reach 0.
         let region = unsafe { *shared.region.get() };
         if let Some(region) = region
             && let Err(payload) = catch_unwind(AssertUnwindSafe(|| region(index + 1)))
@@ -183,13 +243,13 @@ fn work(shared: &Shared, index: usize) {
     }
 }
 
-/// Waits for a generation other than `seen`. Generations cannot be skipped: `run` waits for every worker.
+/// Waits for a state other than `seen`. A region that counts this worker in cannot be missed: `run` waits for it.
 fn wait(shared: &Shared, index: usize, seen: usize) -> usize {
     let mut spins = 0u32;
     loop {
-        let generation = shared.generation.load(Ordering::SeqCst);
-        if generation != seen {
-            return generation;
+        let state = shared.state.load(Ordering::SeqCst);
+        if state != seen {
+            return state;
         }
         spins += 1;
         if !spins.is_multiple_of(SPINS) {
@@ -198,7 +258,7 @@ fn wait(shared: &Shared, index: usize, seen: usize) -> usize {
             std::thread::yield_now();
         } else {
             shared.parked[index].store(true, Ordering::SeqCst);
-            if shared.generation.load(Ordering::SeqCst) == seen {
+            if shared.state.load(Ordering::SeqCst) == seen {
                 std::thread::park();
             }
             shared.parked[index].store(false, Ordering::SeqCst);
@@ -291,5 +351,28 @@ mod tests {
             total.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(total.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn models_that_compute_together_share_the_cores() {
+        let mut pool = pool(5);
+        pool.cores = 6;
+        let workers = |models: usize| (6usize / models).saturating_sub(1).min(4);
+        // Other tests may compute at the same time, but none says so.
+        let mut steps = Vec::new();
+        for models in 1..8 {
+            steps.push(pool.step());
+            let ran: Vec<AtomicUsize> = (0..5).map(|_| AtomicUsize::new(0)).collect();
+            for _ in 0..50 {
+                pool.run(&|thread| {
+                    ran[thread].fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            let ran: Vec<usize> = ran.iter().map(|r| r.load(Ordering::Relaxed)).collect();
+            let expected: Vec<usize> = (0..5).map(|t| if t <= workers(models) { 50 } else { 0 }).collect();
+            assert_eq!(ran, expected, "{models} models");
+        }
+        drop(steps);
+        assert_eq!(pool.share(), 4);
     }
 }

@@ -256,6 +256,7 @@ impl ForwardPass for Decoder {
             span.check(self.description.vocabulary, store.blocks())?;
             rows += span.tokens.len();
         }
+        let _step = self.compute.pool.step();
         self.embed(spans, rows)?;
         let mut start = 0;
         let mut ragged = Vec::with_capacity(spans.len());
