@@ -84,6 +84,8 @@ impl Statistics {
 }
 
 #[cfg(test)]
+mod historian;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
