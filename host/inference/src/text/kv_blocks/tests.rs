@@ -24,13 +24,13 @@ impl Reader {
     }
 
     /// Computes up to `count` more tokens. False if there was no room.
-    fn compute(&mut self, count: usize, memory: &mut [Option<(u8, u32)>]) -> bool {
+    fn compute(&mut self, count: usize, memory: &mut [Option<(u8, u64)>]) -> bool {
         let end = self.tokens.len().min(self.computed + count);
         if !self.table.grow(end) {
             return false;
         }
         for position in self.computed..end {
-            memory[place(&self.table, position)] = Some((self.root, self.tokens[position]));
+            memory[place(&self.table, position)] = Some((self.root, digest(&self.tokens[..=position])));
         }
         self.computed = end;
         self.table.register(&self.tokens, end);
@@ -40,6 +40,11 @@ impl Reader {
     fn written(&self) -> &[u32] {
         &self.table.blocks()[self.table.shared_tokens() / BLOCK_TOKENS..]
     }
+}
+
+/// Keys and values depend on all tokens so far.
+fn digest(tokens: &[u32]) -> u64 {
+    tokens.iter().fold(7, |hash, token| (hash ^ u64::from(*token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
 }
 
 fn place(table: &BlockTable, position: usize) -> usize {
@@ -122,7 +127,7 @@ proptest! {
             for (i, reader) in live.iter().enumerate() {
                 for position in 0..reader.computed {
                     let found = memory[place(&reader.table, position)];
-                    prop_assert_eq!(found, Some((reader.root, reader.tokens[position])));
+                    prop_assert_eq!(found, Some((reader.root, digest(&reader.tokens[..=position]))));
                 }
                 for other in live.iter().skip(i + 1) {
                     let theirs: HashSet<&u32> = other.table.blocks().iter().collect();
