@@ -365,3 +365,48 @@ fn a_cancelled_generation_gives_its_blocks_back() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
+
+/// Teacher-forced over whole conversations: the best token is the reference's but where its two best are close, and the
+/// distributions are near each other, both as far as activations in 8 bits allow. Measured: 115 of 117 best tokens, a
+/// divergence of 0.0024 on average and 0.021 at most.
+#[test]
+fn every_place_is_near_the_reference() {
+    let golden: Value = serde_json::from_str(include_str!("../golden/smollm2_logits.json")).unwrap();
+    let mapped = GgufFile::open(&path()).unwrap();
+    let description = decoder::gguf::describe(mapped.view()).unwrap();
+    let mut kv = KvStore::new(description.kv_shape(), 2);
+    let pool = ThreadPool::new("test", NonZeroUsize::new(2).unwrap()).unwrap();
+    let mut model = Decoder::read(description, Source::Gguf(mapped.view()), Compute::new(pool)).unwrap();
+    let (mut places, mut agreed, mut divergence, mut worst) = (0u32, 0u32, 0f64, 0f64);
+    for case in golden["cases"].as_array().unwrap() {
+        let best: Vec<Vec<usize>> = serde_json::from_value(case["best"].clone()).unwrap();
+        let logprobs: Vec<Vec<f64>> = serde_json::from_value(case["logprobs"].clone()).unwrap();
+        for (i, token) in ids(&case["ids"]).into_iter().enumerate() {
+            let span = Span { tokens: &[token], position: i, blocks: &[1, 0], logits: true };
+            let row = model.forward(&mut kv, &[span]).unwrap();
+            let total = row.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln();
+            // The sixteen best tokens, and all others as one.
+            let (mut kept, mut found_kept, mut one) = (0f64, 0f64, 0f64);
+            for (token, expected) in best[i].iter().zip(&logprobs[i]) {
+                let found = f64::from(row[*token]) - total;
+                one += expected.exp() * (expected - found);
+                kept += expected.exp();
+                found_kept += found.exp();
+            }
+            if kept < 0.9999 {
+                one += (1.0 - kept) * ((1.0 - kept) / (1.0 - found_kept)).ln();
+            }
+            let top = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+            agreed += u32::from(top == best[i][0]);
+            if top != best[i][0] {
+                let gap = best[i].iter().position(|token| *token == top).map(|at| logprobs[i][0] - logprobs[i][at]);
+                assert!(gap.is_some_and(|gap| gap < 0.3), "place {i}: {gap:?} below the best");
+            }
+            places += 1;
+            divergence += one;
+            worst = worst.max(one);
+        }
+    }
+    assert!(f64::from(agreed) > 0.95 * f64::from(places), "{agreed} of {places}");
+    assert!(divergence / f64::from(places) < 0.005 && worst < 0.05, "{divergence} over {places}, {worst} at most");
+}
