@@ -45,7 +45,7 @@ pub struct TensorCache {
     pub(super) blocks: Arc<Blocks>,
     /// The steps that were recorded with these blocks.
     #[cfg(feature = "cuda")]
-    pub(super) graphs: super::graphs::Graphs,
+    pub(super) graphs: super::graphs::Graphs<host_kernels::cuda::Graph>,
 }
 
 impl TensorCache {

@@ -18,7 +18,7 @@ mod batch;
 mod cache;
 #[cfg(feature = "flash-attn")]
 mod flash;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 mod graphs;
 mod matrix;
 mod network;
@@ -63,7 +63,7 @@ impl TensorDecoder {
     fn compute(&mut self, cache: &mut TensorCache, batch: &Batch) -> candle_core::Result<()> {
         self.logits.clear();
         #[cfg(feature = "cuda")]
-        if graphs::decode(&self.network, cache, batch, &mut self.logits)? {
+        if cache.graphs.decode(&self.network, &cache.blocks, batch, &mut self.logits)? {
             return Ok(());
         }
         #[cfg(feature = "cuda")]
