@@ -144,3 +144,57 @@ fn a_failing_model_fails_in_band_once_a_stream_has_begun() {
         assert_eq!(scripted(flavour, "reply = \"fine\"").post("/run", &call("x")).status, 200, "{flavour}");
     }
 }
+
+/// Writes a LoRA adapter for SmolLM2 into a folder: rank 1 on the output of one layer's attention.
+fn write_adapter(folder: &std::path::Path) {
+    const WIDTH: usize = 576;
+    let tensor = |part: &str, shape: [usize; 2], offset: usize| {
+        let name = format!("base_model.model.model.layers.3.self_attn.o_proj.lora_{part}.weight");
+        (name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, offset + WIDTH * 4] }))
+    };
+    let tensors = [tensor("A", [1, WIDTH], 0), tensor("B", [WIDTH, 1], WIDTH * 4)];
+    let header = json!(tensors.into_iter().collect::<std::collections::BTreeMap<_, _>>()).to_string();
+    let values = (0..2 * WIDTH).flat_map(|i| ((i as f32 * 0.7).sin() * 0.5).to_le_bytes());
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.into_bytes().into_iter().chain(values));
+    std::fs::write(folder.join("adapter_model.safetensors"), file).unwrap();
+    let config = json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 2 });
+    std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn a_request_may_name_an_adapter_that_its_worker_may_use() {
+    let folder = tempfile::tempdir().unwrap();
+    write_adapter(folder.path());
+    let table = |name: &str| {
+        let path = json!(folder.path());
+        format!("{{ name = \"{name}\", path = {path}, models = [\"smollm2-135m-instruct\"] }}")
+    };
+    let start = |narrowed: &str| {
+        let lines =
+            format!("[ai]\nbinding = \"AI\"\nloras = [{narrowed}\n{},\n{},\n]\n", table("style"), table("other"));
+        Host::worker(&guest("ai", FLAVOURS[0]), &lines)
+    };
+    let ask = |host: &Host, lora: Option<&str>| {
+        let inputs =
+            json!({ "prompt": "The boat", "raw": true, "temperature": 0, "max_tokens": 12, "seed": 1, "lora": lora });
+        host.post("/run", &json!({ "model": "smollm2-135m-instruct", "inputs": inputs }))
+    };
+
+    let host = start("");
+    let plain = ask(&host, None).json()["response"].clone();
+    let changed = ask(&host, Some("style"));
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert_ne!(changed.json()["response"], plain);
+    assert_eq!(ask(&host, Some("other")).json()["response"], changed.json()["response"]);
+    assert_eq!(ask(&host, None).json()["response"], plain);
+    let unknown = ask(&host, Some("stile"));
+    assert_eq!((unknown.status, &unknown.json()["error"]["code"]), (400, &json!(5006)), "{}", unknown.text());
+    assert!(unknown.text().contains("did you mean") && unknown.text().contains("[[ai.loras]]"), "{}", unknown.text());
+
+    let narrowed = start("\"style\",");
+    let refused = ask(&narrowed, Some("other"));
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (403, &json!(5018)), "{}", refused.text());
+    assert!(refused.text().contains("loras = "), "{}", refused.text());
+    assert_eq!(ask(&narrowed, Some("style")).json()["response"], changed.json()["response"]);
+}
