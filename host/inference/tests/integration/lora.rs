@@ -58,8 +58,10 @@ fn config(folder: &Path, adapters: Vec<LocalAdapter>) -> EngineConfig {
 }
 
 async fn answer(engine: &Engine, model: &str, lora: Option<&str>, stream: bool) -> String {
+    // Long enough that what was read of it is cached, which must not be used for another adapter.
+    let prompt = "The little boat left the harbour in the early morning and sailed along the coast. ".repeat(5);
     let inputs = json!({
-        "prompt": "The little boat left the harbour and", "raw": true, "lora": lora, "temperature": 0, "max_tokens": 24,
+        "prompt": prompt, "raw": true, "lora": lora, "temperature": 0, "max_tokens": 24,
         "stream": stream,
     });
     match engine.run(request(model, inputs)).await.unwrap().output {
@@ -81,7 +83,9 @@ async fn requests_with_adapters_and_without_share_batches_and_change_each_other_
     let one = adapter("one", write_adapter(folder.path(), "one", 1, 576), &[MODEL]);
     let two = adapter("team/two", write_adapter(folder.path(), "two", 2, 576), &[alias, MODEL]);
     let wide = adapter("wide", write_adapter(folder.path(), "wide", 3, 640), &[MODEL]);
-    let with = Engine::new(config(folder.path(), vec![one, two, wide])).unwrap();
+    let adapters = vec![one, two, wide];
+    let fresh = Engine::new(config(folder.path(), adapters.clone())).unwrap();
+    let with = Engine::new(config(folder.path(), adapters)).unwrap();
     let without = Engine::new(config(folder.path(), Vec::new())).unwrap();
     let base = answer(&without, MODEL, None, false).await;
     let mut alone = Vec::new();
@@ -91,6 +95,9 @@ async fn requests_with_adapters_and_without_share_batches_and_change_each_other_
     assert_eq!(alone[0], base, "adapters that nobody asks for change nothing");
     assert!(alone[1] != base && alone[2] != base && alone[1] != alone[2], "{alone:?}");
     let kinds = [None, Some("one"), Some("team/two")];
+    for (i, lora) in kinds.into_iter().enumerate().rev() {
+        assert_eq!(answer(&fresh, MODEL, lora, false).await, alone[i], "{lora:?} first, where another one was");
+    }
     let together = (0..9).map(|i| answer(&with, if i % 2 == 0 { MODEL } else { alias }, kinds[i % 3], i % 4 == 0));
     for (i, answer) in join_all(together).await.into_iter().enumerate() {
         assert_eq!(answer, alone[i % 3], "request {i}");

@@ -11,9 +11,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::text::decoder::{Decoder, Source, gguf};
+use crate::text::decoder::{Decoder, Description, Source, gguf};
+use crate::text::files::ModelFiles;
 use crate::text::forward::{ForwardPass, Span};
-use crate::text::gguf::{GgufFile, Header, View};
+use crate::text::gguf::Header;
 use crate::text::testing::{VOCABULARY, tiny_llama};
 use crate::text::weights::Compute;
 
@@ -27,15 +28,16 @@ struct Model {
     store: KvStore,
 }
 
-fn model(file: View<'_>, threads: usize) -> Model {
-    let description = gguf::describe(file).unwrap();
+fn model(description: Description, source: Source<'_>, threads: usize) -> Model {
     let (base, store) = (Base::from(&description), KvStore::new(description.kv_shape(), 16));
     let compute = Compute::new(ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap());
-    Model { decoder: Decoder::read(description, Source::Gguf(file), compute).unwrap(), base, store }
+    Model { decoder: Decoder::read(description, source, compute).unwrap(), base, store }
 }
 
-fn from_gguf() -> Model {
-    model(GgufFile::open(&golden("base.gguf")).unwrap().view(), 2)
+/// The model of the references: `base`, as published, or `base.gguf`, with the rows of queries and keys permuted.
+fn open(name: &str) -> Model {
+    let files = ModelFiles::open(&golden(name)).unwrap();
+    model(files.describe().unwrap(), files.source(), 2)
 }
 
 fn adapter(path: &Path, base: &Base) -> Result<Adapter, AdapterError> {
@@ -76,13 +78,14 @@ fn expected() -> (Vec<u32>, BTreeMap<String, Vec<Vec<f32>>>) {
 
 #[test]
 fn logits_are_those_of_peft() {
-    let mut model = from_gguf();
     let (tokens, expected) = expected();
+    let (mut published, mut permuted) = (open("base"), open("base.gguf"));
+    assert!(permuted.base.interleaved && !published.base.interleaved);
     let mut seen = Vec::new();
     for name in ["base", "every", "patterns"] {
-        let adapter = (name != "base").then(|| adapter(&golden(name), &model.base).unwrap());
-        for piece in [tokens.len(), 1] {
-            let found = rows(&mut model, &tokens, piece, &[0], adapter.as_ref());
+        for (model, piece) in [(&mut published, tokens.len()), (&mut permuted, 1)] {
+            let adapter = (name != "base").then(|| adapter(&golden(name), &model.base).unwrap());
+            let found = rows(model, &tokens, piece, &[0], adapter.as_ref());
             for (i, (found, expected)) in found.iter().zip(&expected[name]).enumerate() {
                 let (divergence, same_top) = compare(found, expected);
                 // Measured: 2e-7 with and without adapters, what keys and values in half precision bring.
@@ -160,7 +163,9 @@ fn half(value: f32) -> u16 {
 #[test]
 fn a_batch_may_mix_adapters_and_none_without_changing_a_bit() {
     let bytes = tiny_llama(&[GgmlDType::Q8_0]).bytes();
-    let mut model = model(Header::parse(&bytes).unwrap().view(&bytes), 3);
+    let header = Header::parse(&bytes).unwrap();
+    let view = header.view(&bytes);
+    let mut model = model(gguf::describe(view).unwrap(), Source::Gguf(view), 3);
     let (one, two) = (random(&model.base, 5, 1), random(&model.base, 64, 2));
     let adapters = [Some(&one), None, Some(&two), Some(&one), None];
     let prompts: Vec<Vec<u32>> = (0..5).map(|i| (0..20 + i).map(|j| (i * 31 + j * j * 7) % 256).collect()).collect();
@@ -199,7 +204,7 @@ const LAYER: &str = "base_model.model.model.layers.0.";
 
 #[test]
 fn fused_modules_are_what_their_parts_are() {
-    let mut model = from_gguf();
+    let mut model = open("base.gguf");
     let parts = tensors("every");
     let mut fused = parts.clone();
     for (block, whole, parts) in [
@@ -245,7 +250,7 @@ fn fused_modules_are_what_their_parts_are() {
 
 #[test]
 fn names_may_lack_the_prefix_or_carry_the_adapters_name() {
-    let mut model = from_gguf();
+    let mut model = open("base.gguf");
     let (tokens, _) = expected();
     let original = adapter(&golden("every"), &model.base).unwrap();
     let expected = rows(&mut model, &tokens, 1, &[0], Some(&original));
@@ -265,7 +270,7 @@ fn names_may_lack_the_prefix_or_carry_the_adapters_name() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_tensors_name() {
-    let base = from_gguf().base;
+    let base = open("base.gguf").base;
     let query_a = format!("{LAYER}self_attn.q_proj.lora_A.weight");
     let query_b = format!("{LAYER}self_attn.q_proj.lora_B.weight");
     let tensor = |shape: &[usize]| (Dtype::F32, shape.to_vec(), vec![0; shape.iter().product::<usize>() * 4]);
@@ -320,7 +325,7 @@ fn what_does_not_fit_is_refused_with_the_tensors_name() {
 
 #[test]
 fn damaged_folders_are_refused() {
-    let base = from_gguf().base;
+    let base = open("base.gguf").base;
     let error = |path: &Path| adapter(path, &base).expect_err("refused").to_string();
     let folder = write(&tensors("every"), &plain());
     assert!(adapter(folder.path(), &base).is_ok());
@@ -344,7 +349,7 @@ fn damaged_folders_are_refused() {
 
 #[test]
 fn one_bad_adapter_leaves_the_others_and_files_may_not_grow() {
-    let base = from_gguf().base;
+    let base = open("base.gguf").base;
     let source = |name: &str, path: PathBuf| {
         let bytes = AdapterFiles::open(&path).map_or(0, |files| files.bytes());
         AdapterSource { name: name.into(), path, bytes }
