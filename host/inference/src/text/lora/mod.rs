@@ -2,7 +2,7 @@
 //!
 //! An adapter is not merged into the weights: any number of them share one copy of the base model and one batch, in
 //! which each row has its own adapter or none ([`AdaptedRows`], over the kernel [`host_kernels::low_rank`]). So a request
-//! with an adapter costs a few per cent more than one without, and waits for nothing that a request without would not.
+//! with an adapter waits for nothing that one without would not.
 //!
 //! An adapter is a folder as PEFT saves it: `adapter_config.json` ([`config`]) and `adapter_model.safetensors`
 //! ([`files`]). Both come from anywhere and are hostile: sizes are bounded by the base model's before anything is
