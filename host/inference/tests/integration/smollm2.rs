@@ -382,7 +382,7 @@ fn every_place_is_near_the_reference() {
         let best: Vec<Vec<usize>> = serde_json::from_value(case["best"].clone()).unwrap();
         let logprobs: Vec<Vec<f64>> = serde_json::from_value(case["logprobs"].clone()).unwrap();
         for (i, token) in ids(&case["ids"]).into_iter().enumerate() {
-            let span = Span { tokens: &[token], position: i, blocks: &[1, 0], logits: true };
+            let span = Span { tokens: &[token], position: i, blocks: &[1, 0], logits: 1, adapter: None };
             let row = model.forward(&mut kv, &[span]).unwrap();
             let total = row.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln();
             // The sixteen best tokens, and all others as one.

@@ -68,6 +68,9 @@ impl Batch {
     pub(super) fn of(spans: &[Span<'_>], vocabulary: usize, cache: &Blocks) -> Result<Self, ForwardError> {
         for span in spans {
             span.check(vocabulary, cache.count)?;
+            if span.adapter.is_some() {
+                return Err(ForwardError::Batch("an adapter, which tensors do not apply".into()));
+            }
         }
         let mut order: Vec<usize> = (0..spans.len()).collect();
         // Stable, and short tables beside short ones, so that little is padded.

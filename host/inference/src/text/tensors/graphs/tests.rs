@@ -59,7 +59,7 @@ fn model() -> (TensorDecoder, TensorCache) {
 }
 
 fn span<'a>(tokens: &'a [u32], position: usize, blocks: &'a [u32]) -> Span<'a> {
-    Span { tokens, position, blocks, logits: true }
+    Span { tokens, position, blocks, logits: 1, adapter: None }
 }
 
 const TABLES: [&[u32]; 3] = [&[3, 7, 9, 12, 2, 30, 31, 32], &[5], &[20, 21]];
@@ -111,7 +111,7 @@ fn steps_that_are_not_recorded_are_left_to_others() {
     let mut graphs = Graphs::<Again>::default();
     let table = [[0u32], [1]];
     let many: Vec<Span<'_>> = std::iter::repeat_n(span(&[1], 0, &table[0]), 33).collect();
-    let silent = [Span { logits: false, ..span(&[1], 0, &table[0]) }];
+    let silent = [Span { logits: 0, ..span(&[1], 0, &table[0]) }];
     for spans in
         [&[span(&[1, 2], 0, &table[0])][..], &[span(&[1, 2], 0, &table[0]), span(&[1], 0, &table[1])], &silent, &many]
     {
