@@ -75,7 +75,8 @@ fn compare(path: &Path, placement: Placement) -> Result<f32> {
             tokens: &texts[i][read[i]..read[i] + step[i]],
             position: read[i],
             blocks: TABLES[i],
-            logits: true,
+            logits: 1,
+            adapter: None,
         });
         let spans: Vec<Span<'_>> = spans.collect();
         let what = || format!("step {number} of {}", path.display());

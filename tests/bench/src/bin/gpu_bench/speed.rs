@@ -52,7 +52,7 @@ pub(crate) fn speed(path: &Path, placement: Placement, work: &Work) -> Result<Va
         }
         let spans = sequences.iter().map(|(tokens, blocks)| {
             let position = tokens.len() - 1;
-            Span { tokens: &tokens[position..], position, blocks, logits: true }
+            Span { tokens: &tokens[position..], position, blocks, logits: 1, adapter: None }
         });
         let spans: Vec<Span<'_>> = spans.collect();
         next = best(model.forward(&mut cache, &spans)?, vocabulary);
@@ -80,7 +80,8 @@ fn prefill<M: ForwardPass>(
             tokens: piece,
             position: i * PREFILL,
             blocks,
-            logits: i * PREFILL + piece.len() == tokens.len(),
+            logits: usize::from(i * PREFILL + piece.len() == tokens.len()),
+            adapter: None,
         })
     });
     let (mut next, mut step, mut rows) = (Vec::new(), Vec::new(), 0);
