@@ -12,10 +12,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::mapped::Mapped;
 use candle_core::quantized::GgmlDType;
-use memmap2::Mmap;
-
-use super::mapped::map;
 
 /// Metadata entries a file may have.
 const MAX_ENTRIES: u64 = 1 << 16;
@@ -276,7 +274,7 @@ impl Header {
 
     /// The header with the bytes that it was parsed from.
     pub fn view<'a>(&'a self, bytes: &'a [u8]) -> View<'a> {
-        View { header: self, bytes }
+        View { header: self, bytes, file: None }
     }
 
     fn read_tensors(&mut self, reader: &mut Reader<'_>, count: u64) -> Result<(), GgufError> {
@@ -393,9 +391,15 @@ fn quoted(name: &str) -> String {
 pub struct View<'a> {
     header: &'a Header,
     bytes: &'a [u8],
+    file: Option<&'a Mapped>,
 }
 
 impl<'a> View<'a> {
+    /// The mapped file that the bytes are of, if they are of one.
+    pub(crate) fn file(&self) -> Option<&'a Mapped> {
+        self.file
+    }
+
     fn entry(&self, key: &str) -> Option<&'a Entry> {
         self.header.entries.get(key)
     }
@@ -558,7 +562,7 @@ fn integer(kind: Kind, bytes: &[u8]) -> Option<i128> {
 /// An open file, mapped into memory.
 pub struct GgufFile {
     header: Header,
-    map: Mmap,
+    map: Mapped,
 }
 
 impl GgufFile {
@@ -568,7 +572,7 @@ impl GgufFile {
     /// When the file cannot be mapped or its header is not right.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let io = |source| GgufError::Io { path: path.to_owned(), source };
-        let map = map(path).map_err(io)?;
+        let map = Mapped::open(path).map_err(io)?;
         let header = Header::parse(&map)?;
         Ok(Self { header, map })
     }
@@ -580,7 +584,7 @@ impl GgufFile {
 
     /// The header and the file's bytes.
     pub fn view(&self) -> View<'_> {
-        self.header.view(&self.map)
+        View { file: Some(&self.map), ..self.header.view(&self.map) }
     }
 }
 

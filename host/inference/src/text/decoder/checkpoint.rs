@@ -9,14 +9,13 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use memmap2::Mmap;
 use safetensors::Dtype;
 use serde_json::Value;
 
 use super::DecoderError;
 use super::source::RawTensor;
 use crate::store::{check_safetensors, read_config, weight_files};
-use crate::text::mapped::map;
+use crate::text::mapped::Mapped;
 
 struct Entry {
     shard: usize,
@@ -29,7 +28,7 @@ struct Entry {
 pub struct Checkpoint {
     /// What `config.json` says.
     pub config: Value,
-    shards: Vec<Mmap>,
+    shards: Vec<Mapped>,
     tensors: HashMap<String, Entry>,
 }
 
@@ -50,7 +49,7 @@ impl Checkpoint {
     fn add(&mut self, path: &Path) -> Result<(), DecoderError> {
         let fault = |fault: String| DecoderError::invalid(path.display().to_string(), fault);
         let header = check_safetensors(path).map_err(fault)?;
-        let shard = map(path).map_err(|error| fault(format!("cannot be mapped: {error}")))?;
+        let shard = Mapped::open(path).map_err(|error| fault(format!("cannot be mapped: {error}")))?;
         for (name, info) in header.metadata.tensors() {
             let place = |offset: usize| usize::try_from(header.data_start).ok()?.checked_add(offset);
             let (start, end) = (place(info.data_offsets.0), place(info.data_offsets.1));
@@ -87,7 +86,8 @@ impl Checkpoint {
                 return Err(DecoderError::invalid(format!("tensor {name}"), fault));
             }
         };
-        Ok(Some(RawTensor { dtype, shape: &entry.shape, bytes: &self.shards[entry.shard][entry.bytes.clone()] }))
+        let file = &self.shards[entry.shard];
+        Ok(Some(RawTensor { dtype, shape: &entry.shape, bytes: &file[entry.bytes.clone()], file: Some(file) }))
     }
 
     pub(super) fn names(&self) -> BTreeSet<&str> {

@@ -69,8 +69,9 @@ struct Buffers {
 
 fn weight(source: Source<'_>, at: &MatrixAt) -> Result<Weight, DecoderError> {
     let tensor = source.matrix(at)?;
-    Weight::new(tensor.dtype, at.rows, at.columns, tensor.bytes)
-        .map_err(|fault| DecoderError::invalid(format!("tensor {}", at.name), fault))
+    let weight = Weight::new(tensor.dtype, at.rows, at.columns, tensor.bytes);
+    tensor.release();
+    weight.map_err(|fault| DecoderError::invalid(format!("tensor {}", at.name), fault))
 }
 
 impl Layer {

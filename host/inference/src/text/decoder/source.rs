@@ -9,6 +9,7 @@ use super::DecoderError;
 use super::checkpoint::Checkpoint;
 use super::description::{MatrixAt, VectorAt};
 use crate::text::gguf::View;
+use crate::text::mapped::Mapped;
 
 /// A file of weights.
 #[derive(Clone, Copy)]
@@ -20,7 +21,7 @@ pub enum Source<'a> {
 }
 
 /// A tensor: its values in row-major order, in blocks of `dtype`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RawTensor<'a> {
     /// How its values are stored.
     pub dtype: GgmlDType,
@@ -28,6 +29,17 @@ pub struct RawTensor<'a> {
     pub shape: &'a [usize],
     /// The values.
     pub bytes: &'a [u8],
+    /// The file that they are mapped from.
+    pub(super) file: Option<&'a Mapped>,
+}
+
+impl RawTensor<'_> {
+    /// Says that the values were copied, so that the memory that shows them can go.
+    pub fn release(&self) {
+        if let Some(file) = self.file {
+            file.release(self.bytes);
+        }
+    }
 }
 
 impl<'a> Source<'a> {
@@ -39,7 +51,12 @@ impl<'a> Source<'a> {
         match self {
             Self::Gguf(file) => {
                 let tensor = file.tensor(name);
-                Ok(tensor.map(|(info, bytes)| RawTensor { dtype: info.dtype, shape: &info.shape, bytes }))
+                Ok(tensor.map(|(info, bytes)| RawTensor {
+                    dtype: info.dtype,
+                    shape: &info.shape,
+                    bytes,
+                    file: file.file(),
+                }))
             }
             Self::Checkpoint(checkpoint) => checkpoint.tensor(name),
         }

@@ -31,7 +31,9 @@ impl Matrix {
         let tensor = source.matrix(at)?;
         let bytes = reordered(tensor.bytes, at.rows, order);
         let read = || Self::new(tensor.dtype, at.rows, at.columns, bytes, device);
-        read().map_err(|error| DecoderError::invalid(format!("tensor {}", at.name), error.to_string()))
+        let matrix = read();
+        tensor.release();
+        matrix.map_err(|error| DecoderError::invalid(format!("tensor {}", at.name), error.to_string()))
     }
 
     fn new(dtype: GgmlDType, rows: usize, columns: usize, bytes: Cow<'_, [u8]>, device: &Device) -> Result<Self> {
