@@ -11,6 +11,7 @@ mod command_line;
 mod conformance;
 mod dev;
 mod examples;
+mod generation;
 mod harness;
 mod http;
 mod js_conformance;

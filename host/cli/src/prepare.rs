@@ -358,6 +358,7 @@ fn local_model(model: &host_config::ModelEntry) -> LocalModel {
             host_config::Pooling::Mean => backend::Pooling::Mean,
             host_config::Pooling::Cls => backend::Pooling::Cls,
         }),
+        speculate: model.speculate,
     }
 }
 

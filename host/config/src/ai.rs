@@ -70,6 +70,8 @@ pub struct ModelEntry {
     pub context: Option<NonZeroUsize>,
     /// How token vectors become one embedding; the model's own if none. Key `pooling`.
     pub pooling: Option<Pooling>,
+    /// Whether a text model guesses what its answer repeats, which changes no answer. Key `speculate`, default `false`.
+    pub speculate: bool,
 }
 
 /// Where a model's answers come from.
@@ -391,6 +393,7 @@ fn model(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Op
         source: source?,
         context: positive(table, "context").map(|context| context.value),
         pooling,
+        speculate: table.boolean("speculate").unwrap_or(false),
     };
     named.then_some(Spanned { value: entry, span: name_span })
 }

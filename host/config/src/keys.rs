@@ -192,6 +192,12 @@ pub static MODEL: Section = Section {
             Takes::Choice(&["mean", "cls"]),
             "how token vectors become one embedding; default the model's own",
         ),
+        key(
+            "speculate",
+            Takes::Flag,
+            "`true` lets a text model read what its answer may copy from before, where that saves time; the answers stay \
+             the same; default `false`",
+        ),
     ]],
     ignored: &[],
 };

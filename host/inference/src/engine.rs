@@ -93,6 +93,8 @@ pub struct LocalModel {
     pub context: Option<NonZeroUsize>,
     /// How an encoder's token states become one vector when a request does not say.
     pub pooling: Option<Pooling>,
+    /// Whether a text model guesses what its answer repeats; see [`crate::text::LoadOptions::speculation`].
+    pub speculate: bool,
 }
 
 /// A LoRA adapter of the user's own.

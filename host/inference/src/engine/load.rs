@@ -112,6 +112,7 @@ fn text_generation(
         memory: settings.with_cache(weights(files, &adapters)),
         adapters,
         placement: settings.placement,
+        speculation: files.speculate,
         ..text::LoadOptions::default()
     };
     text::load(path, options).map(Model::TextGeneration).map_err(AiError::model_unavailable)

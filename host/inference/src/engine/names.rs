@@ -115,6 +115,7 @@ pub(super) struct Files {
     pub(super) bytes: u64,
     pub(super) context: Option<NonZeroUsize>,
     pub(super) pooling: Option<Pooling>,
+    pub(super) speculate: bool,
     pub(super) licence: Option<String>,
     pub(super) dimensions: Option<usize>,
 }
@@ -249,7 +250,7 @@ pub(super) fn check_name(name: &str, faults: &mut Vec<ConfigFault>) {
 }
 
 fn local(model: LocalModel) -> Result<Known, ConfigFault> {
-    let LocalModel { name, task, source, context, pooling } = model;
+    let LocalModel { name, task, source, context, pooling, speculate } = model;
     match source {
         LocalSource::Mock(script) => {
             let task = task.unwrap_or(Task::TextGeneration);
@@ -265,7 +266,15 @@ fn local(model: LocalModel) -> Result<Known, ConfigFault> {
                 return Err(ConfigFault::Files { name, why });
             }
             let dimensions = found.dimensions;
-            let files = Files { layout: found.layout, bytes: found.bytes, context, pooling, licence: None, dimensions };
+            let files = Files {
+                layout: found.layout,
+                bytes: found.bytes,
+                context,
+                pooling,
+                speculate,
+                licence: None,
+                dimensions,
+            };
             Ok(Known { name, task: found.task, source: Source::Files(files) })
         }
     }
@@ -283,6 +292,7 @@ fn from_store(installed: Installed) -> Known {
         bytes,
         context: manifest.context.and_then(NonZeroUsize::new),
         pooling: manifest.pooling,
+        speculate: false,
         licence: manifest.licence,
         dimensions: manifest.dimensions,
     };

@@ -8,6 +8,7 @@
 //! answer cut at `max_tokens` is told by `completion_tokens` being equal to it, and by a line in the log.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -61,7 +62,7 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
         format,
         stop: inputs.stop()?,
         max_tokens: inputs.max_tokens()?,
-        deadline: None,
+        deadline: deadline(&request.options)?,
     };
     if reader.is_some() && matches!(generation.prompt, Prompt::Raw(_)) {
         return Err(invalid("/raw", "does not go together with '/tools'"));
@@ -72,6 +73,22 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
         return Ok(RunOutput::Stream { content_type: "text/event-stream".into(), body });
     }
     whole(events, reader, wanted.json, &request.model).await.map(RunOutput::Json)
+}
+
+/// When the caller gives up, by the option `gateway.requestTimeoutMs` of the call.
+fn deadline(options: &Map<String, Value>) -> Result<Option<Instant>, AiError> {
+    let timeout = options.get("gateway").and_then(|gateway| gateway.get("requestTimeoutMs"));
+    match timeout {
+        None | Some(Value::Null) => Ok(None),
+        Some(timeout) => match timeout.as_u64().filter(|timeout| *timeout > 0) {
+            // One beyond what the clock can tell never comes.
+            Some(timeout) => Ok(Instant::now().checked_add(Duration::from_millis(timeout))),
+            None => {
+                let fault = "the option 'gateway.requestTimeoutMs' must be a whole number of milliseconds above 0";
+                Err(AiError::bad_input(fault))
+            }
+        },
+    }
 }
 
 /// The document of an answer that is not streamed.

@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use candle_core::Device;
 use host_kernels::kv::BLOCK_TOKENS;
 
-use super::DEFAULT_CACHE;
 use super::decoder::Description;
 use super::tensors::{STEP_BYTES, TensorCache};
+use super::{DEFAULT_CACHE, PREFILL_TOKENS};
 use crate::device;
 
 /// What a model may take.
@@ -48,12 +48,34 @@ impl Budget<'_> {
         let wanted = (model.context.div_ceil(BLOCK_TOKENS) as u64).saturating_mul(sequences.get() as u64);
         // On a device one block more is kept.
         let spare = u64::from(self.device.is_some());
-        let room = (self.bytes().saturating_sub(self.weights) / block).saturating_sub(spare);
+        let left = self.bytes().saturating_sub(self.weights);
+        let room = ((left - self.working(left, model, sequences)) / block).saturating_sub(spare);
         // Blocks are numbered with 32 bits.
         match usize::try_from(wanted.min(room).min(u64::from(u32::MAX))).unwrap_or(usize::MAX) {
-            0 => Err(self.weights.saturating_add(block.saturating_mul(1 + spare))),
+            0 => {
+                let least = if self.device.is_some() { 1 + spare } else { 2 };
+                Err(self.weights.saturating_add(block.saturating_mul(least)))
+            }
             blocks => Ok(blocks),
         }
+    }
+
+    /// Of `left` bytes beside the weights, what the kernels' steps take where memory is bounded: rows of activations for
+    /// the longest piece of a prompt, and for each sequence its logits and what its sampler makes of them. At most half,
+    /// so that a small budget runs, with a small cache.
+    fn working(&self, left: u64, model: &Description, sequences: NonZeroUsize) -> u64 {
+        if self.device.is_some() || self.allowed.is_none() {
+            return 0;
+        }
+        let value = size_of::<f32>();
+        // Logits, adjusted logits, candidates with their tokens.
+        let of_sequence = model.vocabulary.saturating_mul(4 * value);
+        // The stream, normed, out; queries and attended, keys, values; gate and up.
+        let (queries, keys) = (model.heads * model.head, model.kv_heads * model.head);
+        let of_row = (3 * model.width + 2 * queries + 2 * keys + 2 * model.inner).saturating_mul(value);
+        let sequences = of_sequence.saturating_mul(sequences.get());
+        let all = of_row.saturating_mul(PREFILL_TOKENS).saturating_add(sequences);
+        u64::try_from(all).unwrap_or(u64::MAX).min(left / 2)
     }
 }
 
@@ -93,12 +115,15 @@ mod tests {
             let block = if device.is_some() { TensorCache::block_bytes(shape) } else { shape.block_bytes() };
             let (block, spare) = (block.unwrap() as u64, u64::from(device.is_some()));
             assert_eq!(budget(device, 100, None).blocks(&model, sequences), Ok(all));
-            let three = 100 + (3 + spare) * block;
+            // What steps take is half of so little.
+            let share = if device.is_some() { 1 } else { 2 };
+            let three = 100 + (3 + spare) * block * share;
             assert_eq!(budget(device, 100, Some(three)).blocks(&model, sequences), Ok(3));
             assert_eq!(budget(device, 100, Some(three + block - 1)).blocks(&model, sequences), Ok(3));
-            let least = 100 + (1 + spare) * block;
+            let least = 100 + (1 + spare) * block * share;
             assert_eq!(budget(device, 100, Some(least)).blocks(&model, sequences), Ok(1));
-            assert_eq!(budget(device, 100, Some(least - 1)).blocks(&model, sequences), Err(least));
+            let short = if device.is_some() { least - 1 } else { 100 + block };
+            assert_eq!(budget(device, 100, Some(short)).blocks(&model, sequences), Err(least));
         }
     }
 }

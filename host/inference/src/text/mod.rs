@@ -32,5 +32,6 @@ mod tool_prompt;
 pub mod weights;
 
 pub use lora::{AdapterSource, files::AdapterFiles};
+use model::PREFILL_TOKENS;
 pub use model::{DEFAULT_CACHE, LoadError, LoadOptions, TextModel, load};
 pub use scheduler::Statistics;

@@ -32,6 +32,8 @@ use crate::device::Placement;
 
 /// Bytes of KV cache that a model may have. Only what is used is taken from the system.
 pub const DEFAULT_CACHE: u64 = 1 << 30;
+/// Tokens that a step reads while nobody is answering.
+pub(super) const PREFILL_TOKENS: usize = 512;
 /// The stack of the thread that runs chat templates: their nesting is bounded, but a frame is not small.
 const TEMPLATE_STACK: usize = 16 << 20;
 
@@ -245,7 +247,7 @@ impl TextModel {
         let (intake, requests) = mpsc::channel();
         let size = |tokens: usize| NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
         let (sequences, speculation) = (options.sequences, options.speculation);
-        let limits = Limits { sequences, prefill: size(512), mixed: size(128), speculation };
+        let limits = Limits { sequences, prefill: size(PREFILL_TOKENS), mixed: size(128), speculation };
         let scheduler = Scheduler::new(model, cache, pool.clone(), vocabulary.clone(), limits);
         let statistics = scheduler.statistics();
         let jobs = queue.clone();

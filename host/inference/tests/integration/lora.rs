@@ -51,9 +51,17 @@ fn config(folder: &Path, adapters: Vec<LocalAdapter>) -> EngineConfig {
         source: encoder(path),
         context: None,
         pooling: None,
+        speculate: false,
     });
     let mock = LocalSource::Mock(json!({ "reply": "x" }));
-    config.models.push(LocalModel { name: "mock".into(), task: None, source: mock, context: None, pooling: None });
+    config.models.push(LocalModel {
+        name: "mock".into(),
+        task: None,
+        source: mock,
+        context: None,
+        pooling: None,
+        speculate: false,
+    });
     config
 }
 

@@ -287,6 +287,26 @@ fn what_is_not_supported_is_not_ignored() {
 }
 
 #[test]
+fn the_gateways_timeout_is_a_deadline() {
+    let recorder = Arc::new(Recorder::default());
+    let model: Arc<dyn TextGeneration> = recorder.clone();
+    let run = |timeout: Value| {
+        let mut request = request(json!({ "prompt": "a" }));
+        request.options.insert("gateway".into(), json!({ "id": "g", "requestTimeoutMs": timeout }));
+        block_on(text_generation::run(&model, &request)).unwrap_err()
+    };
+    let start = std::time::Instant::now();
+    assert_eq!(run(json!(3_600_000)).code, 3008, "the recorder's answer");
+    let deadline = recorder.request.lock().unwrap().take().unwrap().deadline.unwrap();
+    assert!(deadline >= start + std::time::Duration::from_secs(3600));
+    assert_eq!((run(Value::Null).code, read(json!({ "prompt": "a" })).deadline), (3008, None));
+    for wrong in [json!(0), json!(-1), json!("1"), json!(1.5)] {
+        let error = run(wrong);
+        assert!(error.code == 5006 && error.message.contains("'gateway.requestTimeoutMs'"), "{error}");
+    }
+}
+
+#[test]
 fn dropping_a_stream_drops_its_generation() {
     let mock = MockText::new(&json!({ "reply": "a", "tokens": 1000 })).unwrap();
     let model: Arc<dyn TextGeneration> = Arc::new(mock.clone());

@@ -71,6 +71,13 @@ impl<M: ForwardPass> Scheduler<M> {
         self.running.is_empty() && self.turns.is_empty()
     }
 
+    /// Writes to the log what has been done and which blocks are held, of which there are none while nothing runs.
+    pub(crate) fn report(&self) {
+        let (s, held) = (&self.statistics, self.pool.total() - self.pool.available());
+        let (steps, read, reused, preemptions) = (s.steps(), s.tokens_read(), s.tokens_reused(), s.preemptions());
+        tracing::debug!(held, reusable = self.pool.reusable(), steps, read, reused, preemptions, "text model idle");
+    }
+
     /// Ends everything.
     pub(crate) fn end(&mut self, error: &AiError) {
         self.turns.retain(|sequence| {

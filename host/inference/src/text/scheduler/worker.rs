@@ -12,7 +12,14 @@ use crate::text::forward::ForwardPass;
 
 /// Runs until the queue is stopped.
 pub(crate) fn run<M: ForwardPass>(queue: &Queue, mut scheduler: Scheduler<M>) {
-    while let Some(arrived) = queue.take(scheduler.is_idle()) {
+    let mut busy = false;
+    loop {
+        if busy && scheduler.is_idle() {
+            scheduler.report();
+        }
+        busy = !scheduler.is_idle();
+        let Some(arrived) = queue.take(!busy) else { break };
+        busy |= !arrived.is_empty();
         for (job, place) in arrived {
             scheduler.submit(job, Some(place));
         }
