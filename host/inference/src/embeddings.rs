@@ -11,7 +11,6 @@
 mod bert;
 mod config;
 mod queue;
-mod tensors;
 mod tokens;
 
 use std::num::NonZeroUsize;
@@ -72,8 +71,7 @@ impl Encoder {
             Config::parse(config).map_err(|error| format!("{}: {error}", folder.join("config.json").display()))?;
         let context = settings.context.map_or(CONTEXT, NonZeroUsize::get).min(config.positions);
         let texts = Texts::load(folder, context, config.vocabulary)?;
-        let weights = |error| format!("{}: {error}", folder.join("model.safetensors").display());
-        let bert = Bert::load(folder, config).map_err(weights)?;
+        let bert = Bert::load(folder, config)?;
         let dimensions = bert.config.hidden;
         let queue = Arc::new(Queue::new(settings.queue, settings.threads));
         let encoder = Encoder { queue, dimensions, pooling: settings.pooling.unwrap_or(Pooling::Mean) };

@@ -11,15 +11,20 @@
 
 pub mod backend;
 pub mod catalogue;
+#[allow(dead_code)]
+mod desk;
 pub mod device;
 pub mod embeddings;
 pub mod engine;
 mod error;
 pub mod mock;
 mod nearest;
+#[allow(dead_code)]
+mod pictures;
 mod request;
 pub mod store;
 pub mod tasks;
+mod tensors;
 pub mod text;
 
 pub use catalogue::Task;

@@ -12,8 +12,8 @@ use host_kernels::isa::Isa;
 use host_kernels::linear::{Packed, Rows, linear};
 
 use super::config::Config;
-use super::tensors::Tensors;
 use crate::backend::Pooling;
+use crate::tensors::Tensors;
 
 /// Rows that go through a feed-forward block together: its intermediate values then stay in a core's own cache.
 const ROWS: usize = 192;
@@ -64,9 +64,13 @@ pub(super) struct Scratch {
 }
 
 impl Bert {
-    /// Reads `model.safetensors` of `folder`. The error says what is wrong with it.
+    /// Reads the weights in `folder`. The error says what is wrong with which file.
     pub(super) fn load(folder: &Path, config: Config) -> Result<Bert, String> {
-        let mut tensors = Tensors::open(&folder.join("model.safetensors"))?;
+        let tensors = Tensors::open(folder)?;
+        // Checkpoints with a task's head on top keep the encoder under a name of its own.
+        let words = |prefix: &&str| tensors.shape(&format!("{prefix}embeddings.word_embeddings.weight")).is_some();
+        let prefix = ["", "bert."].into_iter().find(words).unwrap_or_default();
+        let mut tensors = tensors.below(prefix);
         let hidden = config.hidden;
         let words = tensors.read("embeddings.word_embeddings.weight", &[config.vocabulary, hidden])?;
         let mut positions = tensors.read("embeddings.position_embeddings.weight", &[config.positions, hidden])?;

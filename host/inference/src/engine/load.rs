@@ -82,6 +82,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
             let (Layout::Gguf(path) | Layout::Safetensors(path)) = &files.layout;
             text_generation(path, &files, adapters, settings)
         }
+        Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
     }
 }
@@ -124,6 +125,7 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
     Ok(match task {
         Task::TextGeneration => Model::TextGeneration(Arc::new(mock::MockText::new(script).map_err(fault)?)),
         Task::TextEmbeddings => Model::TextEmbeddings(Arc::new(mock::MockEmbeddings::new(script).map_err(fault)?)),
+        other => return Err(AiError::model_unavailable(format_args!("no script can stand in for {other} yet"))),
     })
 }
 

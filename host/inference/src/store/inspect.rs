@@ -119,14 +119,9 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         None => return Err(refuse(path, "its config.json has no model_type".to_owned())),
     };
     let mut files: Vec<_> = ["config.json", "tokenizer.json"].map(|name| path.join(name)).into();
-    let weights = match task {
-        Task::TextEmbeddings => vec![path.join("model.safetensors")],
-        Task::TextGeneration => {
-            let beside = [INDEX, "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
-            files.extend(beside.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
-            weight_files(path)?
-        }
-    };
+    let beside = [INDEX, "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+    files.extend(beside.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
+    let weights = weight_files(path)?;
     for file in &weights {
         check_safetensors(file).map_err(|why| refuse(file, why))?;
     }

@@ -4,6 +4,8 @@
 //! property that breaks them (5006).
 
 mod answer_format;
+#[allow(dead_code)]
+pub(crate) mod media;
 pub mod text_embeddings;
 pub mod text_generation;
 pub(crate) mod tools;
@@ -20,5 +22,18 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
             Err(AiError::no_adapters(&request.model))
         }
         Model::TextEmbeddings(model) => text_embeddings::run(model, request).await,
+    }
+}
+
+/// What JSON calls the kind of `value`.
+fn kind(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }

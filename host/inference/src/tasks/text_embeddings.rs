@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::kind;
 use crate::AiError;
 use crate::backend::{Pooling, TextEmbeddings};
 use crate::request::{RunOutput, RunRequest};
@@ -66,16 +67,5 @@ fn pooling(inputs: &Map<String, Value>) -> Result<Option<Pooling>, AiError> {
         Some(Value::String(name)) if name == "mean" => Ok(Some(Pooling::Mean)),
         Some(Value::String(name)) if name == "cls" => Ok(Some(Pooling::Cls)),
         Some(_) => Err(AiError::bad_input("'/pooling' must be one of 'mean', 'cls'")),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }

@@ -11,7 +11,8 @@ pub(crate) fn long() -> String {
 pub(crate) const WARM_UP: &str = "The sea is wide and";
 pub(crate) const FIRST: &str = "Once upon a time there was a small";
 pub(crate) const DECODE: &str = "Long ago and far away there was a small";
-pub(crate) const FREE: &str = "Write about a day at the coast:";
+/// As long as [`CONSTRAINED`], and nothing ends what follows.
+pub(crate) const FREE: &str = "Numbers: one two one two one two one two";
 pub(crate) const CONSTRAINED: &str = "Answer with JSON that has a long story in it:";
 
 /// Nearly every token of such an answer is a free choice, so that a grammar is asked at each and can spare none.

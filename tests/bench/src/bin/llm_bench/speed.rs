@@ -113,6 +113,11 @@ impl What {
         target.complete(prompts::CONSTRAINED, CONSTRAINED_TOKENS, Some(&schema)).await?;
         let constrained = target.complete(prompts::CONSTRAINED, CONSTRAINED_TOKENS, Some(&schema)).await?;
         let free = target.complete(prompts::FREE, constrained.usage.completion, None).await?;
+        // Later tokens cost more, so only answers of one length compare.
+        if free.usage.completion != constrained.usage.completion {
+            let (free, constrained) = (free.usage.completion, constrained.usage.completion);
+            bail!("the free answer ended after {free} tokens, the constrained one has {constrained}");
+        }
         let (with, without) = (constrained.tokens_per_second(), free.tokens_per_second());
         Ok(json!({
             "schema_tokens": constrained.usage.completion,
