@@ -235,6 +235,7 @@ impl Engine {
                 queue: config.queue.unwrap_or(EngineConfig::QUEUE),
                 memory: config.memory_bytes,
                 placement,
+                placement_is_chosen: config.device != DeviceChoice::Auto,
             },
         })))
     }

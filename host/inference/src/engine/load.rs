@@ -25,9 +25,20 @@ pub(super) struct Settings {
     pub(super) memory: Option<u64>,
     /// Where text models compute.
     pub(super) placement: Placement,
+    /// Whether that was asked for, and is not just what was found.
+    pub(super) placement_is_chosen: bool,
 }
 
 impl Settings {
+    /// Where a text model with these adapters computes. A GPU applies none, so unless it was asked for the processor does.
+    fn placement(&self, path: &Path, adapters: &[AdapterSource]) -> Placement {
+        if adapters.is_empty() || self.placement_is_chosen || self.placement == Placement::Processor {
+            return self.placement;
+        }
+        tracing::info!(path = %path.display(), "a model with LoRA adapters computes on the processor");
+        Placement::Processor
+    }
+
     /// What a text model of these weights may take in all, where there is a budget: a cache of the usual size, or what the
     /// budget leaves for one.
     fn with_cache(&self, weights: u64) -> Option<u64> {
@@ -111,8 +122,8 @@ fn text_generation(
         context: files.context,
         queue: settings.queue.get(),
         memory: settings.with_cache(weights(files, &adapters)),
+        placement: settings.placement(path, &adapters),
         adapters,
-        placement: settings.placement,
         speculation: files.speculate,
         ..text::LoadOptions::default()
     };
@@ -133,12 +144,25 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
 mod tests {
     use super::*;
 
+    fn settings(memory: Option<u64>, placement: Placement, placement_is_chosen: bool) -> Settings {
+        let one = NonZeroUsize::MIN;
+        Settings { threads: one, queue: one, memory, placement, placement_is_chosen }
+    }
+
+    #[test]
+    fn adapters_are_applied_on_the_processor_unless_a_gpu_was_asked_for() {
+        let adapter = AdapterSource { name: "a".into(), path: "a".into(), bytes: 1 };
+        let placed = |chosen, adapters: &[AdapterSource]| {
+            settings(None, Placement::Cuda(0), chosen).placement(Path::new("m"), adapters)
+        };
+        assert_eq!(placed(false, std::slice::from_ref(&adapter)), Placement::Processor);
+        assert_eq!((placed(false, &[]), placed(true, &[adapter])), (Placement::Cuda(0), Placement::Cuda(0)));
+    }
+
     #[test]
     fn text_models_share_the_budget_with_their_caches() {
-        let with_cache = |budget: Option<u64>, weights| {
-            let one = NonZeroUsize::MIN;
-            Settings { threads: one, queue: one, memory: budget, placement: Placement::Processor }.with_cache(weights)
-        };
+        let with_cache =
+            |budget: Option<u64>, weights| settings(budget, Placement::Processor, true).with_cache(weights);
         let gib = text::DEFAULT_CACHE;
         assert_eq!(with_cache(None, 5), None);
         assert_eq!(with_cache(Some(4 * gib), gib), Some(2 * gib));

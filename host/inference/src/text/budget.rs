@@ -5,9 +5,11 @@ use std::num::NonZeroUsize;
 use candle_core::Device;
 use host_kernels::kv::BLOCK_TOKENS;
 
+use super::DEFAULT_CACHE;
+use super::decoder::Decoder;
 use super::decoder::Description;
+use super::forward::ForwardPass;
 use super::tensors::{STEP_BYTES, TensorCache};
-use super::{DEFAULT_CACHE, PREFILL_TOKENS};
 use crate::device;
 
 /// What a model may take.
@@ -74,7 +76,7 @@ impl Budget<'_> {
         let (queries, keys) = (model.heads * model.head, model.kv_heads * model.head);
         let of_row = (3 * model.width + 2 * queries + 2 * keys + 2 * model.inner).saturating_mul(value);
         let sequences = of_sequence.saturating_mul(sequences.get());
-        let all = of_row.saturating_mul(PREFILL_TOKENS).saturating_add(sequences);
+        let all = of_row.saturating_mul(Decoder::PREFILL).saturating_add(sequences);
         u64::try_from(all).unwrap_or(u64::MAX).min(left / 2)
     }
 }

@@ -79,6 +79,10 @@ pub trait ForwardPass: Send + 'static {
     /// Where it keeps keys and values: on the processor a [`KvStore`].
     type Cache: KvCache;
 
+    /// Tokens that a step reads while nobody is answering: enough that reading the weights costs little beside computing
+    /// with them, and no more, since a step's activations are kept for all of them.
+    const PREFILL: usize;
+
     /// Reads the spans' tokens, stores their keys and values, and gives a row of [`Self::vocabulary`] logits for each
     /// token that a span asks for, in order.
     ///

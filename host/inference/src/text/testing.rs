@@ -9,7 +9,8 @@ use host_kernels::kv::{KvShape, KvStore};
 
 use super::forward::{ForwardError, ForwardPass, Span};
 use super::gguf::Header;
-use super::model::{LoadOptions, TextModel};
+use super::load::LoadOptions;
+use super::model::TextModel;
 use super::template::ChatTemplate;
 use super::tokenizer::Vocabulary;
 use crate::backend::{GenerateRequest, Prompt, Sampling};
@@ -214,6 +215,7 @@ struct Counter {
 
 impl ForwardPass for Counter {
     type Cache = KvStore;
+    const PREFILL: usize = 256;
 
     fn forward(&mut self, _: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         self.steps.fetch_add(1, Ordering::SeqCst);

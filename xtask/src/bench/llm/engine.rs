@@ -168,7 +168,7 @@ impl Bench<'_> {
         let target = self.workspace.target_dir.join("native");
         self.progress.step(&format!("building the measuring program for this processor in {}", target.display()));
         let mut cargo = self.workspace.cargo();
-        cargo.args(["build", "--release", "--package", "host-cli", "--package", "host-bench", "--bin", PROGRAM]);
+        cargo.args(["build", "--release", "--package", "host-bench", "--bin", PROGRAM]);
         command::run(cargo.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-Ctarget-cpu=native"))?;
         let native = target.join("release").join(PROGRAM);
         for quant in &self.options.quants {

@@ -250,6 +250,7 @@ fn post_norm(compute: &Compute, weight: Option<&[f32]>, epsilon: f32, b: &mut Bu
 
 impl ForwardPass for Decoder {
     type Cache = KvStore;
+    const PREFILL: usize = 256;
 
     fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         let mut rows = 0;

@@ -64,6 +64,7 @@ impl Historian {
 
 impl ForwardPass for Historian {
     type Cache = KvStore;
+    const PREFILL: usize = 256;
 
     fn forward(&mut self, _: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         self.logits.clear();

@@ -88,6 +88,7 @@ fn on_device(error: candle_core::Error) -> ForwardError {
 
 impl ForwardPass for TensorDecoder {
     type Cache = TensorCache;
+    const PREFILL: usize = 512;
 
     fn forward(&mut self, cache: &mut TensorCache, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         let batch = Batch::of(spans, self.vocabulary(), &cache.blocks)?;
