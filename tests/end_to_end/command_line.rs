@@ -105,3 +105,42 @@ fn help_has_examples() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_model_answers_on_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |arguments: &[&str]| {
+        let output = run(folder.path(), &[&["ai", "run"], arguments].concat());
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        (output.status.code(), out, err)
+    };
+    let prompt = ["--prompt", "What is the capital of France?", "--set", "temperature=0", "--set", "max_tokens=12"];
+    let (code, text, err) = ask(&[&["smollm2-135m-instruct"], &prompt[..]].concat());
+    assert!(code == Some(0) && text.contains("Paris"), "{text}{err}");
+    let (_, whole, _) = ask(&[&["smollm2-135m-instruct", "--json"], &prompt[..]].concat());
+    let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole["response"].as_str().unwrap().trim(), text.trim());
+    let (_, vectors, _) = ask(&["bge-small-en-v1.5", "--text", "a", "--text", "b", "--json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&vectors).unwrap()["shape"], serde_json::json!([2, 384]));
+    let (code, _, message) = ask(&["smollm2-135m"]);
+    assert!(code == Some(64) && message.contains("smollm2-135m-instruct"), "{message}");
+    let (code, _, message) = ask(&["bge-small-en-v1.5", "--set", "text=7"]);
+    assert!(code == Some(1) && message.contains("5006") && message.contains("'/text'"), "{message}");
+}
+
+#[test]
+fn models_are_listed_by_task_and_by_where_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = |arguments: &[&str]| {
+        let output = run(folder.path(), &[&["models", "list", "--json"], arguments].concat());
+        let models: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        models.into_iter().map(|model| model["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let encoders = listed(&["--task", "text-embeddings", "--installed"]);
+    assert!(encoders.iter().any(|name| name == "bge-small-en-v1.5"), "{encoders:?}");
+    assert!(!encoders.iter().any(|name| name.contains("smollm2") || name.starts_with("@cf/")), "{encoders:?}");
+    assert!(listed(&["--task", "text-generation"]).iter().any(|name| name.starts_with("@cf/")));
+    let output = run(folder.path(), &["models", "list", "--task", "juggling"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("speech"), "the tasks are named");
+}

@@ -29,6 +29,7 @@ Examples:
   host dev                            the same, rebuilt whenever its sources change
   host check --env staging            say what is wrong with a binding file
   host models pull bge-small-en-v1.5  fetch a model
+  host ai run smollm2-135m-instruct --prompt 'Why is the sky blue?'
   host completions bash > host.bash   shell completions";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -90,6 +91,10 @@ Exits 64 when a script cannot be built, after printing every fault with its plac
     /// Manage the models on this machine.
     #[command(subcommand)]
     Models(ModelsCommand),
+
+    /// Ask a model from the terminal.
+    #[command(subcommand)]
+    Ai(AiCommand),
 
     /// Print a completion script for a shell.
     Completions {
@@ -252,9 +257,82 @@ pub(crate) struct CheckArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum AiCommand {
+    /// Have a model answer.
+    #[command(after_help = "\
+Examples:
+  host ai run smollm2-135m-instruct --prompt 'Why is the sky blue?' --set max_tokens=60
+  host ai run smollm2-135m-instruct --system 'Answer in one word.' --prompt @question.txt
+  host ai run bge-small-en-v1.5 --text 'cold start' --text 'warm start' --json
+  host ai run my-whisper --audio speech.mp3
+  host ai run my-classifier --image cat.jpg
+A value of --prompt, --system, --text or --input that begins with @ names a file; - is standard input.")]
+    Run(AiRunArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AiRunArgs {
+    /// A model's name or alias (`host models list`).
+    pub(crate) model: String,
+
+    /// What to say to the model; the query, for a reranker.
+    #[arg(short, long)]
+    pub(crate) prompt: Option<String>,
+
+    /// What it should know before, for a model that generates text.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+
+    /// A text to work on; may be given again where the task takes several.
+    #[arg(short, long)]
+    pub(crate) text: Vec<String>,
+
+    /// A file with sound.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audio: Option<PathBuf>,
+
+    /// A file with a picture.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+
+    /// More inputs, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) input: Option<String>,
+
+    /// One more input; the value is JSON, or a text if it is not. May be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) set: Vec<(String, String)>,
+
+    /// Where to save a picture or a sound; - is standard output. [default: a new file in this folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Print the answer as one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// First fetch the model if it is not on this machine.
+    #[arg(long)]
+    pub(crate) pull: bool,
+
+    #[command(flatten)]
+    pub(crate) project: ProjectArgs,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// List the models that this machine has or can fetch.
+    #[command(after_help = "\
+Examples:
+  host models list --installed
+  host models list --task text-embeddings --json")]
     List {
+        /// Only those that do this task.
+        #[arg(long)]
+        task: Option<String>,
+        /// Only those on this machine.
+        #[arg(long)]
+        installed: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,

@@ -1,5 +1,6 @@
 //! The `host` program.
 
+mod ai;
 mod args;
 mod build;
 mod cargo;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::New(options) => new::run(options),
         Command::Build(options) => build::run(options),
         Command::Models(command) => models::run(command),
+        Command::Ai(command) => ai::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "host", &mut std::io::stdout());
             Ok(())

@@ -7,14 +7,17 @@ use host_inference::{Task, catalogue};
 use indicatif::HumanBytes;
 
 use crate::args::ModelsCommand;
-use crate::exit::Done;
+use crate::exit::{Done, Failed};
 use crate::progress::Bars;
 
 /// Runs one of the `host models` commands.
 pub(crate) fn run(command: ModelsCommand) -> Done {
     let store = Store::open(default_directory());
     match command {
-        ModelsCommand::List { json } => list(&store, json)?,
+        ModelsCommand::List { task, installed, json } => {
+            let task = task.map(|task| task.parse::<Task>()).transpose().map_err(Failed::usage)?;
+            list(&store, task, installed, json)?;
+        }
         ModelsCommand::Pull { models, name } => pull(&store, &models, name.as_deref())?,
         ModelsCommand::Import { name, path, task } => {
             let task = task.map(|task| task.parse::<Task>()).transpose()?;
@@ -32,9 +35,11 @@ pub(crate) fn run(command: ModelsCommand) -> Done {
     Ok(())
 }
 
-fn list(store: &Store, json: bool) -> anyhow::Result<()> {
+fn list(store: &Store, task: Option<Task>, installed: bool, json: bool) -> anyhow::Result<()> {
     let engine = Engine::new(EngineConfig::new(store.directory()))?;
-    let models = engine.models();
+    let mut models = engine.models();
+    let here = |model: &ModelInfo| !matches!(model.availability, Availability::Pullable | Availability::Absent);
+    models.retain(|model| task.is_none_or(|task| model.task == task) && (!installed || here(model)));
     if json {
         println!("{}", serde_json::to_string_pretty(&models)?);
         return Ok(());
@@ -48,7 +53,7 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         };
         let size = bytes.map_or(String::new(), |bytes| HumanBytes(bytes).to_string());
         let licence = licence.as_deref().unwrap_or("");
-        println!("{name:width$}  {:<16}  {state:<15}  {size:>11}  {licence}", task.name());
+        println!("{name:width$}  {:<28}  {state:<15}  {size:>11}  {licence}", task.name());
     }
     println!("\nin {}", store.directory().display());
     Ok(())

@@ -336,7 +336,7 @@ fn engine_config(project: &Project) -> EngineConfig {
 }
 
 /// Where a project's models lie.
-fn models_directory(project: &Project) -> PathBuf {
+pub(crate) fn models_directory(project: &Project) -> PathBuf {
     project.ai.model_directory.clone().unwrap_or_else(store::default_directory)
 }
 
