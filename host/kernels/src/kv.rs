@@ -90,6 +90,14 @@ impl KvStore {
         self.narrow = narrow;
     }
 
+    /// Makes block `to` hold what block `from` holds.
+    pub fn copy(&mut self, from: u32, to: u32) {
+        assert!((from as usize) < self.blocks && (to as usize) < self.blocks);
+        let length = self.shape.head_values() * self.shape.heads * self.shape.layers;
+        let start = from as usize * length;
+        self.values.copy_within(start..start + length, to as usize * length);
+    }
+
     /// Keys `[width][32]` and values `[32][padded width]` of one layer and head.
     pub(crate) fn head(&self, block: u32, layer: usize, head: usize) -> (&[u16], &[u16]) {
         let start = self.start(block, layer, head);

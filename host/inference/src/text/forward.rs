@@ -66,11 +66,22 @@ pub enum ForwardError {
 pub trait KvCache: Send + 'static {
     /// Blocks that sequences may have.
     fn blocks(&self) -> usize;
+
+    /// Makes block `to` hold what block `from` holds, where that takes less than reading its tokens again. False where it
+    /// does not, and nothing was copied.
+    fn copy(&mut self, _from: u32, _to: u32) -> bool {
+        false
+    }
 }
 
 impl KvCache for KvStore {
     fn blocks(&self) -> usize {
         KvStore::blocks(self)
+    }
+
+    fn copy(&mut self, from: u32, to: u32) -> bool {
+        KvStore::copy(self, from, to);
+        true
     }
 }
 

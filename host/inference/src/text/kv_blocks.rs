@@ -6,6 +6,9 @@
 //! and no equality of hashes is trusted. The first block of a chain follows its [`Root`]: chains of different tenants or
 //! adapters have nothing in common, so that nobody can tell by the time an answer takes what another has sent.
 //!
+//! Chains mostly part inside a block. Of the blocks that go on from the same place, the one that begins most alike can
+//! be copied, so that only what follows has to be computed.
+//!
 //! Blocks without a holder stay in the index until a block is needed; the one that has been unused for longest goes
 //! first. Whoever holds a block holds all before it and lets go of the last one first, so a chain is lost from its end.
 
@@ -40,6 +43,18 @@ pub(crate) struct Link {
     tokens: [u32; BLOCK_TOKENS],
 }
 
+/// A block of which a copy saves computing some tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alike {
+    /// The block.
+    pub(crate) block: u32,
+    /// How many of its tokens, from the first, are the same.
+    pub(crate) tokens: usize,
+}
+
+/// How many blocks that go on from the same place are compared with what is asked for, the latest first.
+const COMPARED: usize = 32;
+
 #[derive(Debug, Default)]
 struct Block {
     holders: u32,
@@ -58,6 +73,8 @@ struct State {
     /// Blocks with an entry and no holder, by when they were let go.
     idle: BTreeMap<u64, u32>,
     index: HashMap<Link, u32>,
+    /// The blocks of the index by what they come after, in the order in which they entered.
+    followers: HashMap<Before, Vec<u32>>,
     /// Counts entries and releases: the source of numbers that are never given twice.
     clock: u64,
 }
@@ -78,9 +95,7 @@ impl State {
             Some(number) => number,
             None => {
                 let (_, number) = self.idle.pop_first()?;
-                if let Some((link, _)) = self.blocks[number as usize].entry.take() {
-                    self.index.remove(&link);
-                }
+                self.unlink(number);
                 number
             }
         };
@@ -115,11 +130,29 @@ impl State {
 
     /// Takes a block that has one holder out of the index.
     fn forget(&mut self, block: u32) {
-        let state = &mut self.blocks[block as usize];
-        if state.holders == 1
-            && let Some((link, _)) = state.entry.take()
-        {
-            self.index.remove(&link);
+        if self.blocks[block as usize].holders == 1 {
+            self.unlink(block);
+        }
+    }
+
+    /// Enters a block into the index. Gives its number there.
+    fn link(&mut self, link: Link, block: u32) -> u64 {
+        let number = self.tick();
+        self.index.insert(link.clone(), block);
+        self.followers.entry(link.before.clone()).or_default().push(block);
+        self.blocks[block as usize].entry = Some((link, number));
+        number
+    }
+
+    /// Takes a block out of the index, if it is there.
+    fn unlink(&mut self, block: u32) {
+        let Some((link, _)) = self.blocks[block as usize].entry.take() else { return };
+        self.index.remove(&link);
+        if let Some(followers) = self.followers.get_mut(&link.before) {
+            followers.retain(|follower| *follower != block);
+            if followers.is_empty() {
+                self.followers.remove(&link.before);
+            }
         }
     }
 }
@@ -143,6 +176,7 @@ impl BlockPool {
             free: (0..blocks).rev().collect(),
             idle: BTreeMap::new(),
             index: HashMap::new(),
+            followers: HashMap::new(),
             clock: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), total: blocks as usize }
@@ -214,6 +248,21 @@ impl BlockTable {
         }
     }
 
+    /// The block that begins most like what `tokens` goes on with beyond [`Self::shared_tokens`], if there is one. The
+    /// last token never counts, as in [`Self::share`]. Taking blocks may give this one away: copy it before anything is
+    /// written.
+    pub(crate) fn alike(&self, tokens: &[u32]) -> Option<Alike> {
+        let wanted = tokens.get(self.shared_tokens()..tokens.len().saturating_sub(1))?;
+        let state = lock(&self.state);
+        let latest = state.followers.get(&self.before)?.iter().rev().take(COMPARED);
+        let alike = latest.filter_map(|block| {
+            let (link, _) = state.blocks[*block as usize].entry.as_ref()?;
+            let tokens = link.tokens.iter().zip(wanted).take_while(|(known, wanted)| known == wanted).count();
+            Some(Alike { block: *block, tokens })
+        });
+        alike.max_by_key(|alike| alike.tokens).filter(|alike| alike.tokens > 0)
+    }
+
     /// Holds `block` of the index in the next place, instead of the one that may be there.
     fn adopt(&mut self, state: &mut State, block: u32) {
         let Some(number) = state.join(block) else { return };
@@ -243,9 +292,7 @@ impl BlockTable {
                 self.adopt(&mut state, known);
                 continue;
             }
-            let number = state.tick();
-            state.index.insert(link.clone(), own);
-            state.blocks[own as usize].entry = Some((link, number));
+            let number = state.link(link, own);
             self.chained += 1;
             self.before = Before::Block(number);
         }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::forward::Span;
 use super::grammar::Grammar;
-use super::kv_blocks::{BlockPool, BlockTable, Link, Root};
+use super::kv_blocks::{Alike, BlockPool, BlockTable, Link, Root};
 use super::lora::Adapter;
 use super::sampler::Sampler;
 use super::scheduler::Drafts;
@@ -46,6 +46,8 @@ pub(crate) struct Sequence {
     /// Tokens that were charged to the tenant.
     charged: usize,
     table: BlockTable,
+    /// A block that a part can be taken over from.
+    alike: Option<Alike>,
     sampler: Sampler,
     detokenizer: Detokenizer,
     stop: StopTexts,
@@ -73,6 +75,7 @@ impl Sequence {
             tokens: prompt,
             computed: 0,
             charged: 0,
+            alike: None,
             detokenizer,
             stop: StopTexts::new(stop),
             grammar,
@@ -114,17 +117,29 @@ impl Sequence {
     /// Takes over what is cached of its tokens and blocks for the others, if that leaves `margin` blocks of `pool`.
     pub(crate) fn enter(&mut self, pool: &BlockPool, margin: usize) -> bool {
         self.table.share(&self.tokens);
+        self.alike = self.table.alike(&self.tokens);
         if self.table.grow(self.tokens.len()) && pool.available() >= margin {
             self.computed = self.table.shared_tokens();
             return true;
         }
-        self.table.clear();
+        self.leave();
         false
+    }
+
+    /// Takes over part of a block that begins as its next one does: `copy(from, to)` has to copy it, and to be called
+    /// before anything is written after [`Self::enter`].
+    pub(crate) fn take_part(&mut self, copy: impl FnOnce(u32, u32) -> bool) {
+        let Some(alike) = self.alike.take() else { return };
+        let place = self.table.blocks().get(self.computed / BLOCK_TOKENS);
+        if place.is_some_and(|place| copy(alike.block, *place)) {
+            self.computed += alike.tokens;
+        }
     }
 
     /// Gives all blocks back. Its tokens have to be read again.
     pub(crate) fn leave(&mut self) {
         self.table.clear();
+        self.alike = None;
         self.computed = 0;
         self.guessed = 0;
     }

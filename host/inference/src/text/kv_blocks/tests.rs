@@ -23,6 +23,18 @@ impl Reader {
         Self { root: root_number, tokens, computed: table.shared_tokens(), table }
     }
 
+    /// Takes over a part of a block by copying it, where there is one and room for its copy.
+    fn copy_alike(&mut self, memory: &mut [Option<(u8, u64)>]) {
+        let Some(alike) = self.table.alike(&self.tokens) else { return };
+        if !self.table.grow(self.computed + alike.tokens) {
+            return;
+        }
+        let (from, to) = (alike.block as usize * BLOCK_TOKENS, place(&self.table, self.computed));
+        memory.copy_within(from..from + BLOCK_TOKENS, to);
+        self.computed += alike.tokens;
+        assert!(self.computed < self.tokens.len());
+    }
+
     /// Computes up to `count` more tokens. False if there was no room.
     fn compute(&mut self, count: usize, memory: &mut [Option<(u8, u64)>]) -> bool {
         let end = self.tokens.len().min(self.computed + count);
@@ -91,7 +103,8 @@ proptest! {
                 Step::Arrive { root, parts, tail } => {
                     let tokens = parts.into_iter().flat_map(part).chain(part(0).take(tail)).collect();
                     live.push(Reader::new(&pool, root, tokens));
-                    let reader = live.last().unwrap();
+                    let reader = live.last_mut().unwrap();
+                    reader.copy_alike(&mut memory);
                     prop_assert!(reader.computed < reader.tokens.len());
                 }
                 Step::Extend(who, number) if !live.is_empty() => {
@@ -208,4 +221,25 @@ fn what_was_discarded_is_not_found_again() {
     assert_eq!((pool.available(), pool.reusable()), (7, 0));
     assert_eq!(Reader::new(&pool, 0, tokens(&[1, 2], 1)).computed, BLOCK_TOKENS, "what another holds stays");
     drop(other);
+}
+
+#[test]
+fn chains_that_part_inside_a_block_share_its_beginning() {
+    let pool = BlockPool::new(16);
+    let mut memory = vec![None; 16 * BLOCK_TOKENS];
+    let parted = |same: usize| -> Vec<u32> { part(1).chain(part(2).take(same)).chain(part(7).take(40)).collect() };
+    for tokens in [tokens(&[1, 2], 0), parted(4)] {
+        assert!(Reader::new(&pool, 0, tokens).compute(200, &mut memory));
+    }
+    let alike = |root, tokens: Vec<u32>| {
+        let reader = Reader::new(&pool, root, tokens.clone());
+        reader.table.alike(&tokens).map_or(0, |alike| alike.tokens)
+    };
+    assert_eq!(alike(0, part(1).chain(part(2).take(10)).chain(part(5)).collect()), 10);
+    // The last token is not counted, one of a chain of its own has nothing to take, nor another tenant.
+    assert_eq!(alike(0, part(1).chain(part(2).take(10)).collect()), 9);
+    assert_eq!((alike(0, tokens(&[5], 0)), alike(1, tokens(&[1, 3], 0))), (0, 0));
+    let mut reader = Reader::new(&pool, 0, part(1).chain(part(2).take(10)).chain(part(5)).collect());
+    reader.copy_alike(&mut memory);
+    assert!(reader.computed == BLOCK_TOKENS + 10 && reader.compute(200, &mut memory));
 }

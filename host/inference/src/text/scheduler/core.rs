@@ -24,7 +24,7 @@ use super::masks::Masks;
 use super::queue::Place;
 use super::turns::Turns;
 use super::{Limits, Statistics};
-use crate::text::forward::ForwardPass;
+use crate::text::forward::{ForwardPass, KvCache as _};
 use crate::text::kv_blocks::BlockPool;
 use crate::text::sequence::{Job, Sequence};
 use crate::text::tokenizer::Vocabulary;
@@ -130,6 +130,7 @@ impl<M: ForwardPass> Scheduler<M> {
             // As many blocks as the next tokens of all may need.
             let (pool, margin) = (&self.pool, self.running.len());
             let Some(mut sequence) = self.turns.next(|sequence| sequence.enter(pool, margin)) else { break };
+            sequence.take_part(|from, to| self.cache.copy(from, to));
             Statistics::add(&self.statistics.reused, sequence.computed());
             self.turns.charge(&sequence.tenant().clone(), sequence.charge());
             let at = self.running.partition_point(|other| other.number() < sequence.number());

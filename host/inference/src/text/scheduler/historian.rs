@@ -1,18 +1,18 @@
 //! A model whose every answer shows whether it was given the right cache.
 //!
-//! [`Historian`] keeps, for each place of the cache, the token that was written there, and computes logits as a function
+//! [`Historian`]'s cache keeps, for each place, the token that was written there, and it computes logits as a function
 //! of the whole history that a sequence's block table leads to. A wrong block, a block written by two, a token left out
 //! or read twice: each changes the answer. So "outputs are those of running alone" covers the cache's whole life.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use host_kernels::kv::{BLOCK_TOKENS, KvShape, KvStore};
+use host_kernels::kv::BLOCK_TOKENS;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::backend::{AnswerFormat, FinishReason, GenerateEvent, Sampling};
-use crate::text::forward::{ForwardError, ForwardPass, Span};
+use crate::text::forward::{ForwardError, ForwardPass, KvCache, Span};
 use crate::text::grammar::Grammars;
 use crate::text::kv_blocks::BlockPool;
 use crate::text::sequence::Job;
@@ -27,8 +27,22 @@ pub(super) struct Record {
     pub(super) started: Vec<u32>,
 }
 
+/// The token at each place, where one was written.
+pub(super) struct Places(Vec<Option<u32>>);
+
+impl KvCache for Places {
+    fn blocks(&self) -> usize {
+        self.0.len() / BLOCK_TOKENS
+    }
+
+    fn copy(&mut self, from: u32, to: u32) -> bool {
+        let start = from as usize * BLOCK_TOKENS;
+        self.0.copy_within(start..start + BLOCK_TOKENS, to as usize * BLOCK_TOKENS);
+        true
+    }
+}
+
 pub(super) struct Historian {
-    memory: Vec<Option<u32>>,
     record: Arc<Mutex<Record>>,
     logits: Vec<f32>,
 }
@@ -40,8 +54,8 @@ impl Historian {
 
     /// Each token is mostly followed by one that depends on the two before it, so that answers repeat themselves; which
     /// of the less likely ones come depends on everything.
-    fn row(&mut self, span: &Span<'_>, end: usize) {
-        let history: Vec<u32> = (0..end).filter_map(|p| self.memory[Self::place(span, p)]).collect();
+    fn row(&mut self, places: &Places, span: &Span<'_>, end: usize) {
+        let history: Vec<u32> = (0..end).filter_map(|p| places.0[Self::place(span, p)]).collect();
         let mut record = self.record.lock().unwrap();
         if history.len() < end {
             record.faults.push(format!("only {} of {end} places were written", history.len()));
@@ -63,10 +77,10 @@ impl Historian {
 }
 
 impl ForwardPass for Historian {
-    type Cache = KvStore;
+    type Cache = Places;
     const PREFILL: usize = 256;
 
-    fn forward(&mut self, _: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
+    fn forward(&mut self, places: &mut Places, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
         self.logits.clear();
         if spans.iter().any(|span| span.tokens.contains(&u32::from(b'P'))) {
             return Err(ForwardError::Batch("a scripted fault".into()));
@@ -81,7 +95,7 @@ impl ForwardPass for Historian {
             }
             for (position, token) in (span.position..).zip(span.tokens) {
                 let place = Self::place(span, position);
-                self.memory[place] = Some(*token);
+                places.0[place] = Some(*token);
             }
             if span.position == 0 {
                 self.record.lock().unwrap().started.push(*span.tokens.last().unwrap());
@@ -89,7 +103,7 @@ impl ForwardPass for Historian {
         }
         for span in spans {
             let end = span.position + span.tokens.len();
-            (end - span.logits..end).for_each(|place| self.row(span, place + 1));
+            (end - span.logits..end).for_each(|place| self.row(places, span, place + 1));
         }
         Ok(&self.logits)
     }
@@ -152,11 +166,10 @@ impl Fixture {
         limits: Limits,
     ) -> (Scheduler<Historian>, BlockPool, Arc<Mutex<Record>>) {
         let record: Arc<Mutex<Record>> = Arc::default();
-        let memory = vec![None; blocks * BLOCK_TOKENS];
-        let model = Historian { memory, record: record.clone(), logits: Vec::new() };
-        let store = KvStore::new(KvShape { layers: 1, heads: 1, width: 1 }, blocks);
+        let model = Historian { record: record.clone(), logits: Vec::new() };
+        let places = Places(vec![None; blocks * BLOCK_TOKENS]);
         let pool = BlockPool::new(blocks as u32);
-        (Scheduler::new(model, store, pool.clone(), self.vocabulary.clone(), limits), pool, record)
+        (Scheduler::new(model, places, pool.clone(), self.vocabulary.clone(), limits), pool, record)
     }
 
     /// What `asked` gives with the whole machine to itself.
