@@ -109,6 +109,9 @@ pub(crate) const TASKS: &[&str] = &[
     "image-to-text",
     "image-classification",
     "object-detection",
+    "token-classification",
+    "zero-shot-image-classification",
+    "image-embeddings",
 ];
 
 const TASK_VALUES: &[Task] = &[
@@ -124,6 +127,9 @@ const TASK_VALUES: &[Task] = &[
     Task::ImageToText,
     Task::ImageClassification,
     Task::ObjectDetection,
+    Task::TokenClassification,
+    Task::ZeroShotImageClassification,
+    Task::ImageEmbeddings,
 ];
 
 /// What a model does.
@@ -155,6 +161,12 @@ pub enum Task {
     ImageClassification,
     /// Labelled boxes in an image.
     ObjectDetection,
+    /// Labelled parts of a text.
+    TokenClassification,
+    /// How well each of the caller's own labels fits an image.
+    ZeroShotImageClassification,
+    /// Vectors of images and texts in one space.
+    ImageEmbeddings,
 }
 
 impl Task {
