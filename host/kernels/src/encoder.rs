@@ -17,6 +17,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `x * sigmoid(x)`.
+    Silu,
 }
 
 per_isa! {
@@ -31,6 +33,11 @@ per_isa! {
 per_isa! {
     /// The activation of every value.
     pub fn activate(isa, values: &mut [f32], activation: Activation) = activate_body
+}
+per_isa! {
+    /// The gate of a gated linear unit (Shazeer 2020): each row of `rows` holds `width` gates, then as many values;
+    /// `out = activation(gate) * value`. The gates are overwritten.
+    pub fn gate(isa, rows: &mut [f32], width: usize, activation: Activation, out: &mut [f32]) = gate_body
 }
 
 #[inline(always)]
@@ -94,6 +101,24 @@ fn activate_body<const FMA: bool>(values: &mut [f32], activation: Activation) {
             for value in values {
                 *value = value.max(0.0);
             }
+        }
+        Activation::Silu => {
+            for value in values {
+                let x = *value;
+                *value = x / (1.0 + exp::<FMA>(-x));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn gate_body<const FMA: bool>(rows: &mut [f32], width: usize, activation: Activation, out: &mut [f32]) {
+    assert_eq!(rows.len(), 2 * out.len(), "a gate for each value");
+    for (row, out) in rows.chunks_exact_mut(2 * width).zip(out.chunks_exact_mut(width)) {
+        let (gates, values) = row.split_at_mut(width);
+        activate_body::<FMA>(gates, activation);
+        for ((out, gate), value) in out.iter_mut().zip(gates).zip(values) {
+            *out = *gate * *value;
         }
     }
 }
@@ -206,5 +231,16 @@ mod tests {
         close(Activation::GeluTanh, 1.0, 0.841_192);
         close(Activation::Relu, -2.0, 0.0);
         close(Activation::Relu, 2.0, 2.0);
+        close(Activation::Silu, 1.0, 0.731_058_6);
+        close(Activation::Silu, -100.0, 0.0);
+    }
+
+    #[test]
+    fn gates_stand_before_their_values() {
+        for isa in Isa::available() {
+            let (mut rows, mut out) = ([1.0, -1.0, 2.0, 3.0, 5.0, 0.0, 7.0, 9.0], [0.0; 4]);
+            gate(isa, &mut rows, 2, Activation::Relu, &mut out);
+            assert_eq!(out, [2.0, 0.0, 35.0, 0.0]);
+        }
     }
 }
