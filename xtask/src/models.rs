@@ -10,10 +10,11 @@ use crate::command;
 use crate::progress::Progress;
 use crate::workspace::Workspace;
 
-/// Chat, and the two encoders.
-const WANTED: [&str; 3] = ["smollm2-135m-instruct", "bge-small-en-v1.5", "all-minilm-l6-v2"];
+/// Chat, two encoders and a reranker.
+const WANTED: [&str; 4] =
+    ["smollm2-135m-instruct", "bge-small-en-v1.5", "all-minilm-l6-v2", "ms-marco-minilm-l12-v2"];
 /// What they weigh together, for the message.
-const DOWNLOAD_MB: u32 = 210;
+const DOWNLOAD_MB: u32 = 280;
 
 /// Builds the host as `serve` runs it and has it fetch the models.
 pub(crate) fn fetch(workspace: &Workspace, progress: &Progress) -> Result<()> {

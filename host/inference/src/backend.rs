@@ -3,6 +3,9 @@
 //! A backend computes; it never sees JSON, catalogues or queues of other models. Tasks translate between the JSON of
 //! a request and these types, so that the candle models, the scripted `mock` and later a remote server answer alike.
 
+mod classification;
+mod rerank;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +15,9 @@ use serde_json::Value;
 
 use crate::{AiError, Tenant};
 
+pub use classification::*;
+pub use rerank::*;
+
 /// A model that is ready to compute.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -20,6 +26,12 @@ pub enum Model {
     TextGeneration(Arc<dyn TextGeneration>),
     /// Text embeddings.
     TextEmbeddings(Arc<dyn TextEmbeddings>),
+    /// Reranking.
+    Rerank(Arc<dyn Rerank>),
+    /// Classification of texts.
+    TextClassification(Arc<dyn TextClassification>),
+    /// Classification of the words of texts.
+    TokenClassification(Arc<dyn TokenClassification>),
 }
 
 /// Generates text.
@@ -195,6 +207,8 @@ pub enum Pooling {
     Mean,
     /// The state of the first token.
     Cls,
+    /// The state of the last token.
+    Last,
 }
 
 /// The vectors of one call.

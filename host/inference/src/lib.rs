@@ -14,7 +14,7 @@ pub mod catalogue;
 #[allow(dead_code)]
 mod desk;
 pub mod device;
-pub mod embeddings;
+pub mod encoder;
 pub mod engine;
 mod error;
 pub mod mock;

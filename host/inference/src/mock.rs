@@ -11,6 +11,9 @@
 //! | `delay_ms` | both | pause before each token, or before the vectors | 0 |
 //! | `fail` | both | `{ code, message?, after? }`: fail with this error, `after` so many tokens | none |
 //! | `dimensions` | embeddings | length of a vector | 384 |
+//! | `labels` | classification | the labels | `NEGATIVE`, `POSITIVE`; `MISC` for words |
+
+mod encoders;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ use crate::backend::{
 };
 use crate::{AiError, Tenant};
 
+pub use encoders::{MockClassification, MockRerank};
+
 /// A script that cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("mock.{key}: {fault}")]
@@ -44,10 +49,11 @@ fn fault(key: &str, fault: impl Into<String>) -> ScriptError {
 }
 
 /// Keys a script may have.
-const KEYS: [&str; 5] = ["reply", "tokens", "delay_ms", "fail", "dimensions"];
+const KEYS: [&str; 6] = ["reply", "tokens", "delay_ms", "fail", "dimensions", "labels"];
 /// Bounds that keep a mistyped script from taking the machine.
 const MAX_TOKENS: u64 = 1_000_000;
 const MAX_DIMENSIONS: u64 = 65_536;
+const MAX_LABELS: usize = 1000;
 const MAX_DELAY: u64 = 3_600_000;
 
 #[derive(Debug, Clone)]
@@ -63,6 +69,8 @@ struct Script {
     delay: Duration,
     fail: Option<Failure>,
     dimensions: usize,
+    /// None given is empty.
+    labels: Vec<String>,
 }
 
 fn whole(map: &Map<String, Value>, key: &str, most: u64) -> Result<Option<u64>, ScriptError> {
@@ -99,6 +107,7 @@ impl Script {
             delay: Duration::from_millis(whole(map, "delay_ms", MAX_DELAY)?.unwrap_or(0)),
             fail: map.get("fail").map(failure).transpose()?,
             dimensions,
+            labels: map.get("labels").map(labels).transpose()?.unwrap_or_default(),
         })
     }
 
@@ -108,9 +117,21 @@ impl Script {
         }
     }
 
+    /// For models whose answer is of one piece.
+    async fn pause_or_fail(&self) -> Result<(), AiError> {
+        self.pause().await;
+        self.fail.as_ref().map_or(Ok(()), |fail| Err(fail.error.clone()))
+    }
+
     fn fail_at(&self, token: usize) -> Option<AiError> {
         self.fail.as_ref().filter(|fail| fail.after == token).map(|fail| fail.error.clone())
     }
+}
+
+fn labels(script: &Value) -> Result<Vec<String>, ScriptError> {
+    let texts = script.as_array().filter(|labels| (1..=MAX_LABELS).contains(&labels.len()));
+    let labels = texts.and_then(|labels| labels.iter().map(|label| label.as_str().map(str::to_owned)).collect());
+    labels.ok_or_else(|| fault("labels", format!("must be 1 to {MAX_LABELS} strings")))
 }
 
 fn failure(script: &Value) -> Result<Failure, ScriptError> {
@@ -290,10 +311,7 @@ impl TextEmbeddings for MockEmbeddings {
         _pooling: Pooling,
     ) -> BoxFuture<'_, Result<Embeddings, AiError>> {
         async move {
-            self.script.pause().await;
-            if let Some(fail) = &self.script.fail {
-                return Err(fail.error.clone());
-            }
+            self.script.pause_or_fail().await?;
             let tokens = texts.iter().map(|text| split_words(text).len()).sum();
             let vectors = texts.iter().map(|text| unit_vector(text, self.script.dimensions)).collect();
             Ok(Embeddings { vectors, tokens })

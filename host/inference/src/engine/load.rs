@@ -14,7 +14,7 @@ use crate::catalogue::Task;
 use crate::device::{self, Placement};
 use crate::store::Layout;
 use crate::text::AdapterSource;
-use crate::{embeddings, mock, text};
+use crate::{encoder, mock, text};
 
 /// What all models of an engine share.
 #[derive(Clone)]
@@ -81,8 +81,12 @@ pub(super) fn place(choice: DeviceChoice) -> Result<Placement, ConfigFault> {
 /// Reads weights; takes seconds and blocks.
 pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
     match plan {
-        Plan::Files { task: Task::TextEmbeddings, files, .. } => match files.layout {
-            Layout::Safetensors(ref directory) => encoder(directory, &files, settings),
+        Plan::Files {
+            task: task @ (Task::TextEmbeddings | Task::Rerank | Task::TextClassification | Task::TokenClassification),
+            files,
+            ..
+        } => match files.layout {
+            Layout::Safetensors(ref directory) => encoder(task, directory, &files, settings),
             Layout::Gguf(path) => Err(AiError::model_unavailable(format_args!(
                 "{} is a GGUF file; encoders are read from a directory with config.json, tokenizer.json and \
                  model.safetensors",
@@ -99,15 +103,23 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
 }
 
 /// An encoder out of a folder of safetensors.
-fn encoder(directory: &Path, files: &Files, settings: &Settings) -> Result<Model, AiError> {
-    let settings = embeddings::Settings {
+fn encoder(task: Task, directory: &Path, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+    let settings = encoder::Settings {
         threads: settings.threads,
         queue: settings.queue,
         context: files.context,
         pooling: files.pooling,
     };
-    let encoder = embeddings::Encoder::load(directory, settings).map_err(AiError::model_unavailable)?;
-    Ok(Model::TextEmbeddings(Arc::new(encoder)))
+    let model =
+        match task {
+            Task::Rerank => encoder::Reranker::load(directory, settings).map(|model| Model::Rerank(Arc::new(model))),
+            Task::TextClassification => encoder::TextClassifier::load(directory, settings)
+                .map(|model| Model::TextClassification(Arc::new(model))),
+            Task::TokenClassification => encoder::TokenClassifier::load(directory, settings)
+                .map(|model| Model::TokenClassification(Arc::new(model))),
+            _ => encoder::Encoder::load(directory, settings).map(|model| Model::TextEmbeddings(Arc::new(model))),
+        };
+    model.map_err(AiError::model_unavailable)
 }
 
 /// A language model out of a GGUF file or a folder of safetensors.
@@ -136,6 +148,15 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
     Ok(match task {
         Task::TextGeneration => Model::TextGeneration(Arc::new(mock::MockText::new(script).map_err(fault)?)),
         Task::TextEmbeddings => Model::TextEmbeddings(Arc::new(mock::MockEmbeddings::new(script).map_err(fault)?)),
+        Task::Rerank => Model::Rerank(Arc::new(mock::MockRerank::new(script).map_err(fault)?)),
+        Task::TextClassification | Task::TokenClassification => {
+            let mock = Arc::new(mock::MockClassification::new(script).map_err(fault)?);
+            if task == Task::TextClassification {
+                Model::TextClassification(mock)
+            } else {
+                Model::TokenClassification(mock)
+            }
+        }
         other => return Err(AiError::model_unavailable(format_args!("no script can stand in for {other} yet"))),
     })
 }

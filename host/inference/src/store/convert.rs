@@ -82,7 +82,10 @@ fn tensors(graph: &Graph<'_>) -> Result<BTreeMap<String, Tensor>, OnnxError> {
 /// The module a node was exported from.
 fn module(node: &str) -> String {
     let path = node.trim_start_matches('/');
-    path.strip_suffix("/MatMul_quant").unwrap_or(path).replace('/', ".")
+    // A product with a bias of its own was one node before it was quantized.
+    let path =
+        ["/Gemm_MatMul_quant", "/MatMul_quant"].into_iter().find_map(|end| path.strip_suffix(end)).unwrap_or(path);
+    path.replace('/', ".")
 }
 
 fn find<'g>(graph: &'g Graph<'_>, base: &str, part: &str) -> Result<&'g Initializer<'g>, OnnxError> {

@@ -153,7 +153,7 @@ impl Store {
             licence: None,
             context: None,
             dimensions: found.dimensions,
-            pooling: None,
+            pooling: found.pooling,
             files,
         })?;
         self.find(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))

@@ -42,7 +42,7 @@ impl Store {
             licence: None,
             context: None,
             dimensions: found.dimensions,
-            pooling: None,
+            pooling: found.pooling,
             files: gathered?,
         };
         staging.commit(&manifest)?;

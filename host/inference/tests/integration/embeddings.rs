@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_transformers::models::bert::{BertModel, Config};
 use host_inference::backend::{Pooling, TextEmbeddings};
-use host_inference::embeddings::{Encoder, Settings};
+use host_inference::encoder::{Encoder, Settings};
 use serde_json::Value;
 
 use crate::support;
@@ -92,6 +92,7 @@ fn oracle(folder: &Path, texts: &[&str], pooling: Pooling, limit: usize) -> Vec<
         let vector = match pooling {
             Pooling::Mean => states.mean(0).unwrap(),
             Pooling::Cls => states.i(0).unwrap(),
+            Pooling::Last => unreachable!("the oracle has no such pooling"),
         };
         let length = vector.sqr().unwrap().sum_all().unwrap().sqrt().unwrap();
         vector.broadcast_div(&length).unwrap().to_vec1().unwrap()

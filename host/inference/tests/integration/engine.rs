@@ -249,7 +249,7 @@ async fn hostile_configurations_and_tokenizers_are_refused() {
         ("num_hidden_layers", json!(3), "encoder.layer.2"),
         ("vocab_size", json!(10), "vocab_size"),
         ("layer_norm_eps", json!(-1.0), "layer_norm_eps"),
-        ("hidden_act", json!("swish"), "hidden_act"),
+        ("hidden_act", json!("mish"), "hidden_act"),
         ("position_embedding_type", json!("relative_key"), "position_embedding_type"),
     ] {
         let mut config = support::config();

@@ -4,6 +4,7 @@
 
 mod decoders;
 mod embeddings;
+mod encoders;
 mod engine;
 mod hub;
 mod lora;

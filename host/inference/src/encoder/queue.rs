@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
 
-use crate::backend::{Embeddings, Pooling};
+use super::tokens::Place;
+use crate::backend::Pooling;
 use crate::{AiError, Tenant};
 
 /// A turn's bound in bytes of text: a few thousand tokens at the very most, about a second of work at worst.
@@ -17,7 +18,53 @@ const SHARE_BYTES: usize = 256;
 /// A turn's bound in texts; special tokens make even the shortest text cost something.
 const TURN_TEXTS: usize = 128;
 
-type Answer = Result<Embeddings, AiError>;
+type Answer = Result<Outputs, AiError>;
+
+/// What is read.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// One text.
+    Text(String),
+    /// Two texts, the first of which is many pairs'.
+    Pair(Arc<str>, String),
+}
+
+impl Input {
+    fn len(&self) -> usize {
+        match self {
+            Input::Text(text) => text.len(),
+            Input::Pair(first, second) => first.len().saturating_add(second.len()),
+        }
+    }
+}
+
+/// What is wanted of each input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Its vector.
+    Vector(Pooling),
+    /// The scores of the whole.
+    Scores,
+    /// The scores of each token that stands for text.
+    TokenScores,
+}
+
+/// What came of one input.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Output {
+    /// The vector or the scores.
+    pub(super) values: Vec<f32>,
+    /// Where [`Wanted::TokenScores`] of each token stand.
+    pub(super) places: Vec<Place>,
+}
+
+/// What came of a request, or of a piece of it.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) outputs: Vec<Output>,
+    /// Tokens read, special tokens included.
+    pub(super) tokens: usize,
+}
 
 /// The waiting requests.
 pub(super) struct Queue {
@@ -45,13 +92,13 @@ struct Waiting {
 }
 
 struct Request {
-    texts: Vec<String>,
-    pooling: Pooling,
+    inputs: Vec<Input>,
+    wanted: Wanted,
     progress: Mutex<Progress>,
 }
 
 struct Progress {
-    vectors: Vec<Vec<f32>>,
+    outputs: Vec<Output>,
     tokens: usize,
     missing: usize,
     /// Gone once answered.
@@ -71,17 +118,12 @@ impl Queue {
 
     /// Lets a request wait; `None` when the tenant's lane is full or the queue closed. Dropping the receiver gives the
     /// request up.
-    pub(super) fn push(
-        &self,
-        tenant: Tenant,
-        texts: Vec<String>,
-        pooling: Pooling,
-    ) -> Option<oneshot::Receiver<Answer>> {
+    pub(super) fn push(&self, tenant: Tenant, inputs: Vec<Input>, wanted: Wanted) -> Option<oneshot::Receiver<Answer>> {
         let (sender, receiver) = oneshot::channel();
-        let count = texts.len();
+        let count = inputs.len();
         if count == 0 {
             // Nobody waits on the other side yet, so this cannot fail.
-            let _ = sender.send(Ok(Embeddings { vectors: Vec::new(), tokens: 0 }));
+            let _ = sender.send(Ok(Outputs { outputs: Vec::new(), tokens: 0 }));
             return Some(receiver);
         }
         let mut state = lock(&self.state);
@@ -91,10 +133,11 @@ impl Queue {
         if state.closed || state.waiting(&tenant) >= self.bound {
             return None;
         }
-        let bytes = texts.iter().map(String::len).sum::<usize>();
+        let bytes = inputs.iter().map(Input::len).sum::<usize>();
         state.bytes += bytes;
-        let progress = Progress { vectors: vec![Vec::new(); count], tokens: 0, missing: count, answer: Some(sender) };
-        let request = Arc::new(Request { texts, pooling, progress: Mutex::new(progress) });
+        let progress =
+            Progress { outputs: vec![Output::default(); count], tokens: 0, missing: count, answer: Some(sender) };
+        let request = Arc::new(Request { inputs, wanted, progress: Mutex::new(progress) });
         let lane = state.lanes.entry(tenant.clone()).or_default();
         lane.push_back(Waiting { request, next: 0, bytes });
         if lane.len() == 1 {
@@ -161,7 +204,7 @@ impl State {
                     texts += piece.range.len();
                     pieces.push(piece);
                 }
-                if waiting.next == waiting.request.texts.len() {
+                if waiting.next == waiting.request.inputs.len() {
                     lane.pop_front();
                 }
             }
@@ -189,12 +232,12 @@ impl Waiting {
     /// The next texts, at least one; none when the request has been given up, which also ends it.
     fn take(&mut self, bytes: usize, texts: usize) -> Option<Piece> {
         if self.request.given_up() {
-            self.next = self.request.texts.len();
+            self.next = self.request.inputs.len();
             self.bytes = 0;
             return None;
         }
         let (mut used, mut count) = (0, 0);
-        for text in self.request.texts[self.next..].iter().take(texts) {
+        for text in self.request.inputs[self.next..].iter().take(texts) {
             if count > 0 && used + text.len() > bytes {
                 break;
             }
@@ -222,32 +265,32 @@ impl Request {
 }
 
 impl Piece {
-    pub(super) fn texts(&self) -> &[String] {
-        &self.request.texts[self.range.clone()]
+    pub(super) fn inputs(&self) -> &[Input] {
+        &self.request.inputs[self.range.clone()]
     }
 
-    pub(super) fn pooling(&self) -> Pooling {
-        self.request.pooling
+    pub(super) fn wanted(&self) -> Wanted {
+        self.request.wanted
     }
 
-    /// Puts the piece's vectors in their place; the last piece, or the first that failed, answers the request.
+    /// Puts the piece's outputs in their place; the last piece, or the first that failed, answers the request.
     pub(super) fn finish(self, result: Answer) {
-        let embeddings = match result {
-            Ok(embeddings) => embeddings,
+        let piece = match result {
+            Ok(piece) => piece,
             Err(error) => return self.request.answer(Err(error)),
         };
         let complete = {
             let mut progress = lock(&self.request.progress);
-            for (place, vector) in self.range.clone().zip(embeddings.vectors) {
-                progress.vectors[place] = vector;
+            for (place, output) in self.range.clone().zip(piece.outputs) {
+                progress.outputs[place] = output;
             }
-            progress.tokens += embeddings.tokens;
+            progress.tokens += piece.tokens;
             progress.missing -= self.range.len();
             (progress.missing == 0)
-                .then(|| Embeddings { vectors: std::mem::take(&mut progress.vectors), tokens: progress.tokens })
+                .then(|| Outputs { outputs: std::mem::take(&mut progress.outputs), tokens: progress.tokens })
         };
-        if let Some(embeddings) = complete {
-            self.request.answer(Ok(embeddings));
+        if let Some(outputs) = complete {
+            self.request.answer(Ok(outputs));
         }
     }
 }
@@ -267,64 +310,71 @@ mod tests {
         Queue::new(NonZeroUsize::new(bound).unwrap(), NonZeroUsize::new(threads).unwrap())
     }
 
-    fn texts(count: usize, length: usize) -> Vec<String> {
-        (0..count).map(|index| format!("{index:0length$}")).collect()
+    const MEAN: Wanted = Wanted::Vector(Pooling::Mean);
+    const CLS: Wanted = Wanted::Vector(Pooling::Cls);
+
+    fn texts(count: usize, length: usize) -> Vec<Input> {
+        (0..count).map(|index| Input::Text(format!("{index:0length$}"))).collect()
     }
 
     /// Answers each text with its own number.
     fn answer(piece: Piece) {
-        let vectors = piece.texts().iter().map(|text| vec![text.parse().unwrap()]).collect();
-        let tokens = piece.texts().len();
-        piece.finish(Ok(Embeddings { vectors, tokens }));
+        let number = |input: &Input| match input {
+            Input::Text(text) | Input::Pair(_, text) => text.parse().unwrap(),
+        };
+        let output = |input| Output { values: vec![number(input)], places: Vec::new() };
+        let outputs = piece.inputs().iter().map(output).collect();
+        let tokens = piece.inputs().len();
+        piece.finish(Ok(Outputs { outputs, tokens }));
     }
 
     #[test]
-    fn vectors_come_back_in_order_whoever_computed_them() {
+    fn outputs_come_back_in_order_whoever_computed_them() {
         let queue = queue(4, 2);
-        let receiver = queue.push("a".into(), texts(1000, 100), Pooling::Mean).unwrap();
+        let receiver = queue.push("a".into(), texts(1000, 100), MEAN).unwrap();
         let mut pieces = Vec::new();
         while pieces.iter().map(|piece: &Piece| piece.range.len()).sum::<usize>() < 1000 {
             pieces.extend(queue.take().unwrap());
         }
         pieces.into_iter().rev().for_each(answer);
-        let embeddings = block_on(receiver).unwrap().unwrap();
-        assert_eq!(embeddings.tokens, 1000);
-        assert!(embeddings.vectors.iter().enumerate().all(|(index, vector)| vector[..] == [index as f32]));
+        let answered = block_on(receiver).unwrap().unwrap();
+        assert_eq!(answered.tokens, 1000);
+        let in_order = |(index, output): (usize, &Output)| output.values[..] == [index as f32];
+        assert!(answered.outputs.iter().enumerate().all(in_order));
     }
 
     #[test]
     fn a_large_request_delays_another_tenant_by_one_turn() {
         let queue = queue(4, 1);
-        let _many = queue.push("greedy".into(), texts(3000, 100), Pooling::Mean).unwrap();
-        assert!(queue.take().unwrap().iter().all(|piece| piece.texts().len() <= TURN_TEXTS));
-        let one = queue.push("modest".into(), texts(1, 10), Pooling::Cls).unwrap();
+        let _many = queue.push("greedy".into(), texts(3000, 100), MEAN).unwrap();
+        assert!(queue.take().unwrap().iter().all(|piece| piece.inputs().len() <= TURN_TEXTS));
+        let one = queue.push("modest".into(), texts(1, 10), CLS).unwrap();
         let turns = [queue.take().unwrap(), queue.take().unwrap()];
-        let piece = turns.into_iter().flatten().find(|piece| piece.pooling() == Pooling::Cls);
+        let piece = turns.into_iter().flatten().find(|piece| piece.wanted() == CLS);
         answer(piece.expect("it is taken within two turns"));
-        assert_eq!(block_on(one).unwrap().unwrap().vectors.len(), 1);
+        assert_eq!(block_on(one).unwrap().unwrap().outputs.len(), 1);
     }
 
     #[test]
     fn work_is_shared_between_threads_and_small_requests_share_a_turn() {
         let shared = queue(64, 2);
-        let _batch = shared.push("a".into(), texts(32, 50), Pooling::Mean).unwrap();
-        let first: usize = shared.take().unwrap().iter().map(|piece| piece.texts().len()).sum();
+        let _batch = shared.push("a".into(), texts(32, 50), MEAN).unwrap();
+        let first: usize = shared.take().unwrap().iter().map(|piece| piece.inputs().len()).sum();
         assert_eq!(first, 16);
         let single = queue(64, 1);
-        let _receivers: Vec<_> =
-            (0..20).map(|_| single.push("a".into(), texts(1, 20), Pooling::Mean).unwrap()).collect();
+        let _receivers: Vec<_> = (0..20).map(|_| single.push("a".into(), texts(1, 20), MEAN).unwrap()).collect();
         assert_eq!(single.take().unwrap().len(), 20);
     }
 
     #[test]
     fn a_full_queue_refuses_until_someone_leaves() {
         let queue = queue(2, 1);
-        let first = queue.push("a".into(), texts(2, 5), Pooling::Mean).unwrap();
-        let _second = queue.push("a".into(), texts(2, 5), Pooling::Mean).unwrap();
-        assert!(queue.push("a".into(), texts(1, 5), Pooling::Mean).is_none());
-        let _other = queue.push("b".into(), texts(1, 5), Pooling::Mean).unwrap();
+        let first = queue.push("a".into(), texts(2, 5), MEAN).unwrap();
+        let _second = queue.push("a".into(), texts(2, 5), MEAN).unwrap();
+        assert!(queue.push("a".into(), texts(1, 5), MEAN).is_none());
+        let _other = queue.push("b".into(), texts(1, 5), MEAN).unwrap();
         drop(first);
-        let third = queue.push("a".into(), texts(1, 5), Pooling::Cls);
+        let third = queue.push("a".into(), texts(1, 5), CLS);
         assert!(third.is_some());
         let taken = queue.take().unwrap();
         assert_eq!(taken.len(), 3, "the one given up is skipped");
@@ -334,25 +384,25 @@ mod tests {
     #[test]
     fn the_first_failure_answers_and_the_rest_is_not_computed() {
         let queue = queue(2, 1);
-        let receiver = queue.push("a".into(), texts(3000, 100), Pooling::Mean).unwrap();
+        let receiver = queue.push("a".into(), texts(3000, 100), MEAN).unwrap();
         for piece in queue.take().unwrap() {
             piece.finish(Err(AiError::internal("broken")));
         }
         assert_eq!(block_on(receiver).unwrap().unwrap_err().code, 3043);
-        let _next = queue.push("a".into(), texts(1, 5), Pooling::Cls).unwrap();
+        let _next = queue.push("a".into(), texts(1, 5), CLS).unwrap();
         let taken = queue.take().unwrap();
-        assert!(taken.iter().all(|piece| piece.pooling() == Pooling::Cls));
+        assert!(taken.iter().all(|piece| piece.wanted() == CLS));
     }
 
     #[test]
     fn closing_answers_those_who_wait() {
         let queue = queue(2, 1);
-        let waiting = queue.push("a".into(), texts(1, 5), Pooling::Mean).unwrap();
+        let waiting = queue.push("a".into(), texts(1, 5), MEAN).unwrap();
         queue.close();
         assert_eq!(block_on(waiting).unwrap().unwrap_err().code, 3008);
         assert!(queue.take().is_none());
-        assert!(queue.push("a".into(), texts(1, 5), Pooling::Mean).is_none());
-        let none = queue.push("a".into(), Vec::new(), Pooling::Mean).unwrap();
-        assert!(block_on(none).unwrap().unwrap().vectors.is_empty());
+        assert!(queue.push("a".into(), texts(1, 5), MEAN).is_none());
+        let none = queue.push("a".into(), Vec::new(), MEAN).unwrap();
+        assert!(block_on(none).unwrap().unwrap().outputs.is_empty());
     }
 }
