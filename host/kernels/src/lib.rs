@@ -15,6 +15,7 @@
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
 //!   products.
 //! - `cuda`, behind the feature of that name, is what the GPU path needs of the driver beyond candle's safe interface.
+//! - [`vision`] holds convolutions, pools and attention for networks that look at pictures.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
 //!
 //! Products and attention are written once over vector operations (AVX-512 VNNI, AVX2 with and without VNNI, NEON with
@@ -47,3 +48,4 @@ mod simd;
 mod testing;
 pub mod threads;
 pub mod tiles;
+pub mod vision;

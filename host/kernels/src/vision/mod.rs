@@ -1,0 +1,16 @@
+//! What networks that look at pictures need beyond [`crate::linear`]: convolutions, pools, attention without a cache,
+//! and row-wise work spread over threads.
+//!
+//! Pictures are stored pixel by pixel with their channels beside each other, so that a convolution is a product of rows
+//! with a packed matrix and a convolution of one pixel is that product alone. Work is cut by rows (pixels, tokens,
+//! heads), so how many threads there are changes no result.
+
+mod attention;
+mod conv;
+mod pool;
+mod rows;
+
+pub use attention::{Attention, attend};
+pub use conv::{BatchNorm, Conv, Map};
+pub use pool::{max_pool, mean_pool};
+pub use rows::{Activation, activate, each_row_block, linear_rows};
