@@ -4,6 +4,7 @@
 //! a request and these types, so that the candle models, the scripted `mock` and later a remote server answer alike.
 
 mod classification;
+mod images;
 mod rerank;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use crate::{AiError, Tenant};
 
 pub use classification::*;
+pub use images::*;
 pub use rerank::*;
 
 /// A model that is ready to compute.
@@ -32,6 +34,14 @@ pub enum Model {
     TextClassification(Arc<dyn TextClassification>),
     /// Classification of the words of texts.
     TokenClassification(Arc<dyn TokenClassification>),
+    /// Labels of a picture.
+    ImageClassification(Arc<dyn ImageClassification>),
+    /// Objects in a picture.
+    ObjectDetection(Arc<dyn ObjectDetection>),
+    /// A text about a picture.
+    ImageToText(Arc<dyn ImageToText>),
+    /// Pictures and texts in one space.
+    ImageEmbeddings(Arc<dyn ImageEmbeddings>),
 }
 
 /// Generates text.

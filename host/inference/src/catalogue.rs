@@ -41,11 +41,15 @@ pub enum Task {
     ImageClassification,
     /// What a picture shows, and where.
     ObjectDetection,
+    /// Pictures and texts in, vectors of one space out. This host's own.
+    ImageEmbeddings,
+    /// Which of several texts a picture shows. This host's own.
+    ZeroShotImageClassification,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Task; 13] = [
+    pub const ALL: [Task; 15] = [
         Task::TextGeneration,
         Task::TextEmbeddings,
         Task::Rerank,
@@ -59,6 +63,8 @@ impl Task {
         Task::ImageToText,
         Task::ImageClassification,
         Task::ObjectDetection,
+        Task::ImageEmbeddings,
+        Task::ZeroShotImageClassification,
     ];
 
     /// The name in binding files and on the command line: `text-generation`.
@@ -77,6 +83,8 @@ impl Task {
             Task::ImageToText => "image-to-text",
             Task::ImageClassification => "image-classification",
             Task::ObjectDetection => "object-detection",
+            Task::ImageEmbeddings => "image-embeddings",
+            Task::ZeroShotImageClassification => "zero-shot-image-classification",
         }
     }
 
@@ -94,8 +102,18 @@ impl Task {
             Task::ImageToText => "Image-to-Text",
             Task::ImageClassification => "Image Classification",
             Task::ObjectDetection => "Object Detection",
+            Task::ImageEmbeddings => "Image Embeddings",
+            Task::ZeroShotImageClassification => "Zero-Shot Image Classification",
             Task::Rerank | Task::TextClassification => "Text Classification",
         }
+    }
+}
+
+impl Task {
+    /// Whether files that do this task do `other` as well: one model gives vectors and compares them.
+    pub fn covers(self, other: Task) -> bool {
+        let compares = |task| matches!(task, Task::ImageEmbeddings | Task::ZeroShotImageClassification);
+        self == other || (compares(self) && compares(other))
     }
 }
 

@@ -11,7 +11,6 @@
 
 pub mod backend;
 pub mod catalogue;
-#[allow(dead_code)]
 mod desk;
 pub mod device;
 pub mod encoder;
@@ -26,6 +25,7 @@ pub mod store;
 pub mod tasks;
 mod tensors;
 pub mod text;
+pub mod vision;
 
 pub use catalogue::Task;
 pub use engine::{DeviceChoice, Engine, EngineConfig, EngineError, LocalAdapter, LocalModel, LocalSource};

@@ -12,8 +12,10 @@
 //! | `fail` | both | `{ code, message?, after? }`: fail with this error, `after` so many tokens | none |
 //! | `dimensions` | embeddings | length of a vector | 384 |
 //! | `labels` | classification | the labels | `NEGATIVE`, `POSITIVE`; `MISC` for words |
+//! | `labels` | pictures | what a picture shows, the likeliest first | `picture` |
 
 mod encoders;
+mod images;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::backend::{
 use crate::{AiError, Tenant};
 
 pub use encoders::{MockClassification, MockRerank};
+pub use images::MockImages;
 
 /// A script that cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use crate::catalogue::Task;
 use crate::device::{self, Placement};
 use crate::store::Layout;
 use crate::text::AdapterSource;
-use crate::{encoder, mock, text};
+use crate::{encoder, mock, text, vision};
 
 /// What all models of an engine share.
 #[derive(Clone)]
@@ -97,6 +97,17 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
             let (Layout::Gguf(path) | Layout::Safetensors(path)) = &files.layout;
             text_generation(path, &files, adapters, settings)
         }
+        Plan::Files { task, files, .. } if vision::TASKS.contains(&task) => match files.layout {
+            Layout::Safetensors(ref directory) => {
+                let settings = vision::Settings { threads: settings.threads, queue: settings.queue };
+                vision::load(directory, &settings).map_err(AiError::model_unavailable)
+            }
+            Layout::Gguf(path) => Err(AiError::model_unavailable(format_args!(
+                "{} is a GGUF file; models of pictures are read from a directory with config.json, \
+                 preprocessor_config.json and model.safetensors",
+                path.display()
+            ))),
+        },
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
     }
@@ -156,6 +167,14 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
             } else {
                 Model::TokenClassification(mock)
             }
+        }
+        Task::ImageClassification => {
+            Model::ImageClassification(Arc::new(mock::MockImages::new(script).map_err(fault)?))
+        }
+        Task::ObjectDetection => Model::ObjectDetection(Arc::new(mock::MockImages::new(script).map_err(fault)?)),
+        Task::ImageToText => Model::ImageToText(Arc::new(mock::MockImages::new(script).map_err(fault)?)),
+        Task::ImageEmbeddings | Task::ZeroShotImageClassification => {
+            Model::ImageEmbeddings(Arc::new(mock::MockImages::new(script).map_err(fault)?))
         }
         other => return Err(AiError::model_unavailable(format_args!("no script can stand in for {other} yet"))),
     })

@@ -261,7 +261,7 @@ fn local(model: LocalModel) -> Result<Known, ConfigFault> {
         }
         LocalSource::Path(path) => {
             let found = inspect(&name, path)?;
-            if task.is_some_and(|task| task != found.task) {
+            if task.is_some_and(|task| !found.task.covers(task)) {
                 let why = format!("the files hold a {} model; remove `task` or give other files", found.task);
                 return Err(ConfigFault::Files { name, why });
             }
@@ -275,7 +275,7 @@ fn local(model: LocalModel) -> Result<Known, ConfigFault> {
                 licence: None,
                 dimensions,
             };
-            Ok(Known { name, task: found.task, source: Source::Files(files) })
+            Ok(Known { name, task: task.unwrap_or(found.task), source: Source::Files(files) })
         }
     }
 }

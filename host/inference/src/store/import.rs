@@ -23,7 +23,7 @@ impl Store {
         progress: &mut dyn Progress,
     ) -> Result<Installed, StoreError> {
         let found = inspect(path)?;
-        if let Some(task) = task.filter(|task| *task != found.task) {
+        if let Some(task) = task.filter(|task| !found.task.covers(*task)) {
             let why = format!("its files do {}, not {task}", found.task);
             return Err(StoreError::NotAModel { path: path.to_path_buf(), why });
         }
@@ -37,7 +37,7 @@ impl Store {
         let manifest = Manifest {
             format: FORMAT,
             name: name.to_string(),
-            task: found.task,
+            task: task.unwrap_or(found.task),
             origin: Origin::Imported,
             licence: None,
             context: None,

@@ -13,6 +13,7 @@ use crate::backend::Pooling;
 use crate::catalogue::Task;
 use crate::encoder;
 use crate::text::decoder::hugging_face::MODEL_TYPES;
+use crate::vision;
 
 /// `config.json` has a few kilobytes.
 const CONFIG_BYTES: u64 = 1 << 20;
@@ -112,12 +113,14 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
     let config = read_config(path)?;
     let task = match config.get("model_type").and_then(Value::as_str) {
         Some(known) if encoder::MODEL_TYPES.contains(&known) => encoder::task(&config),
+        Some(looks) if vision::task(looks).is_some() => return pictures(path, looks),
         Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
         Some(other) => {
             let (encoders, known) = (encoder::MODEL_TYPES.join(", "), MODEL_TYPES.join(", "));
             let why = format!(
-                "its config.json says model_type {other:?}; this host reads the encoders {encoders} and the language \
-                 models {known} from safetensors"
+                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, the language models \
+                 {known} and the models of pictures {} from safetensors",
+                vision::MODEL_TYPES.map(|(name, _)| name).join(", ")
             );
             return Err(refuse(path, why));
         }
@@ -150,6 +153,27 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         pooling,
         files,
     })
+}
+
+/// A folder with a model that looks at pictures: it has a `preprocessor_config.json`, and a `tokenizer.json` if it knows
+/// texts.
+fn pictures(path: &Path, model_type: &str) -> Result<Inspected, StoreError> {
+    let task = vision::task(model_type).ok_or_else(|| refuse(path, format!("{model_type:?} looks at no pictures")))?;
+    let mut files: Vec<_> = ["config.json", "preprocessor_config.json"].map(|name| path.join(name)).into();
+    let texts = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+    let beside = [INDEX, "generation_config.json"].into_iter().chain(texts);
+    files.extend(beside.map(|name| path.join(name)).filter(|file| file.exists()));
+    let weights = weight_files(path)?;
+    for file in &weights {
+        check_safetensors(file).map_err(|why| refuse(file, why))?;
+    }
+    files.extend(weights);
+    let mut bytes = 0_u64;
+    for file in &files {
+        let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
+        bytes = bytes.saturating_add(metadata.len());
+    }
+    Ok(Inspected { layout: Layout::Safetensors(path.to_path_buf()), task, bytes, dimensions: None, pooling: None, files })
 }
 
 /// The files that hold the weights of the checkpoint in `folder`: `model.safetensors`, or the shards that its index

@@ -5,7 +5,7 @@
 
 mod answer_format;
 mod classification;
-#[allow(dead_code)]
+mod images;
 pub(crate) mod media;
 mod rerank;
 pub mod text_embeddings;
@@ -27,6 +27,10 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
         Model::Rerank(model) => rerank::run(model, request).await,
         Model::TextClassification(model) => classification::run_text(model, request).await,
         Model::TokenClassification(model) => classification::run_tokens(model, request).await,
+        Model::ImageClassification(model) => images::classify(model, request).await,
+        Model::ObjectDetection(model) => images::detect(model, request).await,
+        Model::ImageToText(model) => images::describe(model, request).await,
+        Model::ImageEmbeddings(model) => images::compare(model, request).await,
     }
 }
 

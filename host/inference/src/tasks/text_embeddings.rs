@@ -63,7 +63,7 @@ async fn run_contexts(
     Ok(RunOutput::Json(rerank::ranking(&scores, None)))
 }
 
-fn texts(value: Option<Value>) -> Result<Vec<String>, AiError> {
+pub(super) fn texts(value: Option<Value>) -> Result<Vec<String>, AiError> {
     match value {
         None | Some(Value::Null) => Err(AiError::bad_input("required properties at '/' are 'text'")),
         Some(Value::String(text)) if text.is_empty() => {

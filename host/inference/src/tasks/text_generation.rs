@@ -76,7 +76,7 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
 }
 
 /// When the caller gives up, by the option `gateway.requestTimeoutMs` of the call.
-fn deadline(options: &Map<String, Value>) -> Result<Option<Instant>, AiError> {
+pub(super) fn deadline(options: &Map<String, Value>) -> Result<Option<Instant>, AiError> {
     let timeout = options.get("gateway").and_then(|gateway| gateway.get("requestTimeoutMs"));
     match timeout {
         None | Some(Value::Null) => Ok(None),

@@ -12,3 +12,4 @@ mod smollm2;
 mod store;
 mod support;
 mod text_generation;
+mod vision;
