@@ -10,9 +10,9 @@ use crate::command;
 use crate::progress::Progress;
 use crate::workspace::Workspace;
 
-/// Chat, two encoders and a reranker.
-const WANTED: [&str; 4] =
-    ["smollm2-135m-instruct", "bge-small-en-v1.5", "all-minilm-l6-v2", "ms-marco-minilm-l12-v2"];
+/// Chat, two encoders, a reranker and speech recognition.
+const WANTED: [&str; 5] =
+    ["smollm2-135m-instruct", "bge-small-en-v1.5", "all-minilm-l6-v2", "ms-marco-minilm-l12-v2", "whisper-tiny.en"];
 /// What they weigh together, for the message.
 const DOWNLOAD_MB: u32 = 280;
 

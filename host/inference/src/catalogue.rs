@@ -204,6 +204,9 @@ pub enum Conversion {
     /// `model.onnx`, an encoder with dynamically quantized int8 weights, becomes `model.safetensors` in float32 with
     /// the published tensor names; every other file is kept.
     OnnxInt8Bert,
+    /// `model.bin`, a Whisper model of CTranslate2, and the `config.json` beside it become `model.safetensors` in
+    /// float16 with the published tensor names, `config.json` and `generation_config.json`; every other file is kept.
+    Ctranslate2Whisper,
 }
 
 /// A file of known content.
@@ -262,6 +265,7 @@ pub fn stand_in(task: Task) -> Option<&'static str> {
         Task::TextGeneration => "smollm2-135m-instruct",
         Task::TextEmbeddings => "bge-small-en-v1.5",
         Task::Rerank => "ms-marco-minilm-l12-v2",
+        Task::AutomaticSpeechRecognition => "whisper-tiny.en",
         _ => return None,
     };
     entry(name).map(|entry| entry.name.as_str())

@@ -9,6 +9,7 @@
 //! leave the store. Files come from anywhere: everything read from them is bounded before it is allocated.
 
 mod convert;
+mod ctranslate2;
 mod digest;
 mod hub;
 mod import;

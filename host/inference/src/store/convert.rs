@@ -36,17 +36,25 @@ pub(super) fn onnx_int8_bert(folder: &Path) -> Result<(), StoreError> {
     fs::remove_file(&source).map_err(StoreError::io("cannot remove", &source))
 }
 
-fn serialize(tensors: BTreeMap<String, Tensor>) -> Result<Vec<u8>, SafeTensorError> {
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .into_iter()
-        .map(|(name, tensor)| {
-            let data = tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-            (name, tensor.shape, data)
-        })
-        .collect();
-    let mut views = Vec::with_capacity(bytes.len());
-    for (name, shape, data) in &bytes {
-        views.push((name, TensorView::new(Dtype::F32, shape.clone(), data)?));
+/// A tensor as it stands in a safetensors file.
+pub(super) struct Stored {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) data: Vec<u8>,
+}
+
+impl From<Tensor> for Stored {
+    fn from(tensor: Tensor) -> Stored {
+        let data = tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Stored { dtype: Dtype::F32, shape: tensor.shape, data }
+    }
+}
+
+pub(super) fn serialize(tensors: BTreeMap<String, impl Into<Stored>>) -> Result<Vec<u8>, SafeTensorError> {
+    let tensors: Vec<(String, Stored)> = tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, Stored { dtype, shape, data }) in &tensors {
+        views.push((name, TensorView::new(*dtype, shape.clone(), data)?));
     }
     // What the reference tools write, so that sums can be compared with theirs.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);

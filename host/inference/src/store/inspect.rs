@@ -114,11 +114,12 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
     let task = match config.get("model_type").and_then(Value::as_str) {
         Some(known) if encoder::MODEL_TYPES.contains(&known) => encoder::task(&config),
         Some(looks) if vision::task(looks).is_some() => return pictures(path, looks),
+        Some("whisper") => Task::AutomaticSpeechRecognition,
         Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
         Some(other) => {
             let (encoders, known) = (encoder::MODEL_TYPES.join(", "), MODEL_TYPES.join(", "));
             let why = format!(
-                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, the language models \
+                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, whisper, the language models \
                  {known} and the models of pictures {} from safetensors",
                 vision::MODEL_TYPES.map(|(name, _)| name).join(", ")
             );

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::staging::{Staging, remove_folder};
 use super::{
-    FORMAT, Installed, Manifest, ModelName, ModelNameError, Origin, Progress, Store, StoreError, convert, digest,
-    faults,
+    FORMAT, Installed, Manifest, ModelName, ModelNameError, Origin, Progress, Store, StoreError, convert, ctranslate2,
+    digest, faults,
 };
 use crate::catalogue::{Artefact, Conversion, Entry, Package};
 
@@ -50,9 +50,13 @@ impl Store {
             let path = model.join("config.json");
             fs::write(&path, format!("{config:#}\n")).map_err(StoreError::io("cannot write", &path))?;
         }
-        if package.conversion == Conversion::OnnxInt8Bert {
+        if package.conversion != Conversion::None {
             progress.start(&format!("converting {name}"), None);
-            let converted = convert::onnx_int8_bert(&model);
+            let converted = match package.conversion {
+                Conversion::None => Ok(()),
+                Conversion::OnnxInt8Bert => convert::onnx_int8_bert(&model),
+                Conversion::Ctranslate2Whisper => ctranslate2::whisper(&model),
+            };
             progress.finish();
             converted?;
         }
