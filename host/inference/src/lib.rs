@@ -21,6 +21,7 @@ mod nearest;
 #[allow(dead_code)]
 mod pictures;
 mod request;
+pub mod speech;
 pub mod store;
 pub mod tasks;
 mod tensors;

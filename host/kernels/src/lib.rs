@@ -13,7 +13,7 @@
 //! - [`elementwise`] holds the norms and activations between the products, [`rope`] the rotations.
 //! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
-//!   products.
+//!   products; [`fixed`] attends over keys and values that many queries share, without a mask.
 //! - `cuda`, behind the feature of that name, is what the GPU path needs of the driver beyond candle's safe interface.
 //! - [`vision`] holds convolutions, pools and attention for networks that look at pictures.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
@@ -36,6 +36,7 @@ pub mod candle_op;
 pub mod cuda;
 pub mod elementwise;
 pub mod encoder;
+pub mod fixed;
 pub mod floats;
 pub mod isa;
 pub mod kv;

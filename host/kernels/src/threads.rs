@@ -169,6 +169,24 @@ impl ThreadPool {
         }
     }
 
+    /// Runs `body` on parts of `rows`, each of whole rows of `width` values and of at least `least` rows where there are as
+    /// many, with the number of the part's first row.
+    pub fn for_each_row(&self, rows: &mut [f32], width: usize, least: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+        assert!(width > 0 && rows.len().is_multiple_of(width), "{} by {width}", rows.len());
+        let count = rows.len() / width;
+        let scatter = Scatter::new(rows);
+        let share = count.div_ceil(self.threads() * 4).max(least);
+        self.for_each_chunk(
+            count,
+            share,
+            || (),
+            |(), range| {
+                // SAFETY: ranges do not overlap, and each is handed to one thread, which takes one slice of it.
+                body(range.start, unsafe { scatter.slice(range.start * width..range.end * width) });
+            },
+        );
+    }
+
     /// Runs `body` over `0..items` in ranges of at most `chunk`, handed out as threads become free. Each thread first
     /// makes its own `scratch`.
     pub fn for_each_chunk<S>(

@@ -1,0 +1,107 @@
+//! Whisper's forward pass (Radford et al. 2022): an encoder over half a minute of spectrogram, and a decoder that writes
+//! the text.
+//!
+//! What decoding reads again and again is computed once: keys and values of the encoder's states for the cross
+//! attention, packed for the product kernel, and those of earlier tokens. The latter lie in slots, and a hypothesis is the
+//! list of the slots of its tokens, so that a beam search forks and drops hypotheses without moving a value.
+
+mod decoder;
+mod encoder;
+mod matrix;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use host_kernels::isa::Isa;
+use host_kernels::threads::ThreadPool;
+
+use super::config::Config;
+use crate::tensors::Tensors;
+pub(crate) use decoder::{Cache, Row};
+use decoder::{Cross, Decoder};
+use encoder::Encoder;
+use matrix::Machine;
+
+/// How products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// With weights as they are in the file and activations in float32.
+    #[default]
+    Float,
+    /// With weights in blocks of 32 eight-bit integers (Q8_0) and activations rounded to eight bits as well: some 1 % of
+    /// error in a product, half the memory of float16.
+    Int8,
+}
+
+/// A model's weights and the threads that compute with them.
+pub(crate) struct Network {
+    pub(crate) config: Config,
+    machine: Machine,
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+/// The encoder's states of one window, as the decoder reads them.
+pub(crate) struct Heard {
+    cross: Cross,
+    states: Vec<f32>,
+}
+
+impl Heard {
+    /// The states, one row for each position.
+    pub(crate) fn states(&self) -> &[f32] {
+        &self.states
+    }
+}
+
+/// Scores of heads of the cross attention, before the softmax: for each head, a row for each token, in it a value for each
+/// position of the encoder.
+pub(crate) struct Watch<'a> {
+    pub(crate) heads: &'a [(usize, usize)],
+    pub(crate) scores: Vec<Vec<f32>>,
+}
+
+impl Network {
+    /// Reads the weights of `folder`. The error says what is wrong with which file.
+    pub(crate) fn load(
+        folder: &Path,
+        config: Config,
+        precision: Precision,
+        threads: NonZeroUsize,
+    ) -> Result<Network, String> {
+        let pool = ThreadPool::new("speech", threads).map_err(|error| format!("no threads for the model: {error}"))?;
+        let mut tensors = Tensors::open(folder)?;
+        if tensors.shape("model.encoder.conv1.weight").is_some() {
+            tensors = tensors.below("model.");
+        }
+        let encoder = Encoder::load(&mut tensors, &config, precision)?;
+        let decoder = Decoder::load(&mut tensors, &config, precision)?;
+        let machine = Machine { isa: Isa::best(), pool };
+        Ok(Network { config, machine, encoder, decoder })
+    }
+
+    /// Reads a spectrogram of [`Config::frames`] frames.
+    pub(crate) fn hear(&mut self, spectrogram: &[f32]) -> Heard {
+        assert_eq!(spectrogram.len(), self.config.frames() * self.config.mels, "a spectrogram of the wrong size");
+        let _step = self.machine.pool.step();
+        let states = self.encoder.forward(&self.machine, spectrogram);
+        let cross = self.decoder.cross(&self.machine, &states);
+        Heard { cross, states }
+    }
+
+    /// Reads tokens, whose keys and values are left in `cache`, and gives the logits of the rows `wanted`, in order.
+    pub(crate) fn read(
+        &mut self,
+        heard: &Heard,
+        cache: &mut Cache,
+        rows: &[Row<'_>],
+        wanted: &[usize],
+        watch: Option<&mut Watch<'_>>,
+    ) -> Vec<f32> {
+        let _step = self.machine.pool.step();
+        self.decoder.forward(&self.machine, &heard.cross, cache, rows, wanted, watch)
+    }
+}
+
+#[cfg(test)]
+mod tests;

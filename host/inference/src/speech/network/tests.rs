@@ -1,0 +1,113 @@
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use super::*;
+use crate::speech::mel::MelSpectrogram;
+use crate::speech::testing::{file, furthest, golden, numbers, reference, samples, tiny_en};
+use crate::store::read_config;
+
+fn load(folder: &Path, precision: Precision, threads: usize) -> Network {
+    let config = Config::parse(read_config(folder).unwrap()).unwrap();
+    Network::load(folder, config, precision, NonZeroUsize::new(threads).unwrap()).unwrap()
+}
+
+fn hear(network: &mut Network, sound: &str) -> Heard {
+    let sound = samples(file(sound)).unwrap();
+    let spectrogram = MelSpectrogram::new(network.config.mels).compute(&sound, network.config.frames());
+    network.hear(&spectrogram)
+}
+
+/// The logits after each of `tokens`, read at once.
+fn logits(network: &mut Network, heard: &Heard, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let slots: Vec<u32> = (0..tokens.len() as u32).collect();
+    let rows: Vec<Row<'_>> = tokens
+        .iter()
+        .enumerate()
+        .map(|(at, token)| Row { token: *token, position: at, slot: at as u32, sees: &slots[..=at] })
+        .collect();
+    let wanted: Vec<usize> = (0..tokens.len()).collect();
+    let all = network.read(heard, &mut Cache::default(), &rows, &wanted, None);
+    all.chunks(network.config.vocabulary).map(<[f32]>::to_vec).collect()
+}
+
+fn tokens(value: &serde_json::Value) -> Vec<u32> {
+    numbers(value).into_iter().map(|token| token as u32).collect()
+}
+
+#[test]
+fn a_tiny_model_is_the_reference_s() {
+    let reference = &reference()["tiny"];
+    let mut network = load(&golden("tiny"), Precision::Float, 2);
+    let heard = hear(&mut network, "clip.wav");
+    let (first, last) = (numbers(&reference["encoder_first"]), numbers(&reference["encoder_last"]));
+    let far = furthest(&heard.states()[..32], &first).max(furthest(&heard.states()[49 * 32..], &last));
+    // float32 sums in another order, through four blocks; logits are of the order of 10.
+    assert!(far < 1e-4, "states: {far}");
+    let logits = logits(&mut network, &heard, &tokens(&reference["tokens"]));
+    let far = furthest(&logits[2], &numbers(&reference["logits_third"]))
+        .max(furthest(&logits[9], &numbers(&reference["logits_last"])));
+    assert!(far < 1e-3, "logits: {far}");
+}
+
+#[test]
+fn tokens_one_by_one_give_what_they_give_at_once() {
+    let all = tokens(&reference()["tiny"]["tokens"]);
+    for precision in [Precision::Float, Precision::Int8] {
+        let mut network = load(&golden("tiny"), precision, 1);
+        let heard = hear(&mut network, "clip.wav");
+        let at_once = logits(&mut network, &heard, &all);
+        let mut cache = Cache::default();
+        // Slots in any order: here backwards.
+        let slots: Vec<u32> = (0..all.len() as u32).map(|at| 20 - at).collect();
+        for (at, token) in all.iter().enumerate() {
+            let row = Row { token: *token, position: at, slot: slots[at], sees: &slots[..=at] };
+            let one = network.read(&heard, &mut cache, &[row], &[0], None);
+            assert!(furthest(&one, &at_once[at]) < 1e-4, "{precision:?} {at}");
+        }
+    }
+}
+
+#[test]
+fn tiny_en_is_the_reference_s() {
+    let reference = &reference()["tiny_en"];
+    for precision in [Precision::Float, Precision::Int8] {
+        let mut network = load(&tiny_en(), precision, 2);
+        let heard = hear(&mut network, "jfk.flac");
+        let mean = heard.states().iter().sum::<f32>() / heard.states().len() as f32;
+        let exact = precision == Precision::Float;
+        // Eight bits are 1 % of a product; the reference's logits lie around 10.
+        let (states, scores) = if exact { (1e-3, 1e-3) } else { (0.3, 0.5) };
+        assert!((mean - reference["encoder_mean"].as_f64().unwrap() as f32).abs() < states, "{precision:?} {mean}");
+        let last = &heard.states()[1499 * 384..][..8];
+        let far = furthest(last, &numbers(&reference["encoder_last8"]));
+        assert!(far < states, "{precision:?} states: {far}");
+        let logits = logits(&mut network, &heard, &tokens(&reference["tokens"]));
+        let mut most = 0.0_f32;
+        for (row, top) in logits.iter().zip(reference["top5"].as_array().unwrap()) {
+            for pair in top.as_array().unwrap() {
+                let [token, value] = numbers(pair)[..] else { panic!() };
+                most = most.max((row[token as usize] - value).abs());
+            }
+            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            assert_eq!(best as u64, top[0][0].as_u64().unwrap(), "{precision:?}");
+        }
+        println!("{precision:?}: states {far}, logits {most}");
+        assert!(most < scores, "{precision:?} logits: {most}");
+    }
+}
+
+#[test]
+fn weights_that_are_not_there_or_no_numbers_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("tiny").join(name), folder.path().join(name)).unwrap();
+    }
+    let mut config = Config::parse(read_config(folder.path()).unwrap()).unwrap();
+    config.decoder.layers = 3;
+    let error = Network::load(folder.path(), config.clone(), Precision::Float, NonZeroUsize::MIN).err().unwrap();
+    assert!(error.contains("decoder.layers.2") && error.contains("model.safetensors"), "{error}");
+    config.decoder.layers = 2;
+    config.vocabulary = 7;
+    let error = Network::load(folder.path(), config, Precision::Float, NonZeroUsize::MIN).err().unwrap();
+    assert!(error.contains("embed_tokens"), "{error}");
+}
