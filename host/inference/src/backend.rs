@@ -6,6 +6,7 @@
 mod classification;
 mod images;
 mod rerank;
+mod speech_recognition;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use crate::{AiError, Tenant};
 pub use classification::*;
 pub use images::*;
 pub use rerank::*;
+pub use speech_recognition::*;
 
 /// A model that is ready to compute.
 #[derive(Clone)]
@@ -42,6 +44,8 @@ pub enum Model {
     ImageToText(Arc<dyn ImageToText>),
     /// Pictures and texts in one space.
     ImageEmbeddings(Arc<dyn ImageEmbeddings>),
+    /// Speech to text.
+    SpeechRecognition(Arc<dyn SpeechRecognition>),
 }
 
 /// Generates text.

@@ -6,6 +6,7 @@
 //!
 //! | key | of | meaning | default |
 //! |---|---|---|---|
+//! | `reply` | speech | what is said, half a second a word; `{prompt}` stands for the number of bytes | `"{prompt}"` |
 //! | `reply` | text | the answer; `{prompt}` stands for the prompt or the last message | `"{prompt}"` |
 //! | `tokens` | text | the answer's words are repeated or cut to this many | as the reply has |
 //! | `delay_ms` | both | pause before each token, or before the vectors | 0 |
@@ -16,6 +17,8 @@
 
 mod encoders;
 mod images;
+
+mod speech_recognition;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use crate::backend::{
     TextGeneration, Usage,
 };
 use crate::{AiError, Tenant};
+pub use speech_recognition::MockSpeech;
 
 pub use encoders::{MockClassification, MockRerank};
 pub use images::MockImages;

@@ -14,7 +14,7 @@ use crate::catalogue::Task;
 use crate::device::{self, Placement};
 use crate::store::Layout;
 use crate::text::AdapterSource;
-use crate::{encoder, mock, text, vision};
+use crate::{encoder, mock, speech, text, vision};
 
 /// What all models of an engine share.
 #[derive(Clone)]
@@ -108,6 +108,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
                 path.display()
             ))),
         },
+        Plan::Files { task: Task::AutomaticSpeechRecognition, files, .. } => speech(&files, settings),
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
     }
@@ -131,6 +132,17 @@ fn encoder(task: Task, directory: &Path, files: &Files, settings: &Settings) -> 
             _ => encoder::Encoder::load(directory, settings).map(|model| Model::TextEmbeddings(Arc::new(model))),
         };
     model.map_err(AiError::model_unavailable)
+}
+
+/// A model of speech out of a folder of safetensors.
+fn speech(files: &Files, settings: &Settings) -> Result<Model, AiError> {
+    let Layout::Safetensors(directory) = &files.layout else {
+        return Err(AiError::model_unavailable("speech is read from a directory of safetensors, not from GGUF"));
+    };
+    let precision = speech::Precision::default();
+    let settings = speech::Settings { threads: settings.threads, queue: settings.queue, precision };
+    let recognizer = speech::Recognizer::load(directory, settings).map_err(AiError::model_unavailable)?;
+    Ok(Model::SpeechRecognition(Arc::new(recognizer)))
 }
 
 /// A language model out of a GGUF file or a folder of safetensors.
@@ -175,6 +187,9 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
         Task::ImageToText => Model::ImageToText(Arc::new(mock::MockImages::new(script).map_err(fault)?)),
         Task::ImageEmbeddings | Task::ZeroShotImageClassification => {
             Model::ImageEmbeddings(Arc::new(mock::MockImages::new(script).map_err(fault)?))
+        }
+        Task::AutomaticSpeechRecognition => {
+            Model::SpeechRecognition(Arc::new(mock::MockSpeech::new(script).map_err(fault)?))
         }
         other => return Err(AiError::model_unavailable(format_args!("no script can stand in for {other} yet"))),
     })

@@ -115,6 +115,8 @@ pub(crate) struct Generation {
     pub(crate) alignment_heads: Vec<(usize, usize)>,
     /// Timestamps, in steps of 20 ms, that the first segment of a window may begin at.
     pub(crate) max_initial_timestamp: Option<usize>,
+    /// Whether the model knows more languages than English.
+    pub(crate) multilingual: bool,
 }
 
 impl Generation {
@@ -149,6 +151,8 @@ impl Generation {
             suppress: list("suppress_tokens").filter_map(token).collect(),
             alignment_heads,
             max_initial_timestamp: own.get("max_initial_timestamp_index").and_then(number),
+            // Published English models have 51864 tokens, the others one or two more.
+            multilingual: own.get("is_multilingual").and_then(Value::as_bool).unwrap_or(config.vocabulary > 51_864),
         })
     }
 }

@@ -1,11 +1,80 @@
-//! Speech to text.
-#![allow(dead_code)]
+//! Speech to text computed on this machine's processor: Whisper, from tiny.en to large-v3-turbo.
+//!
+//! A [`Recognizer`] owns its model and computes one file at a time on as many threads as it was given; others wait in a
+//! line for each tenant. The forward pass is our own, because candle's hears another spectrogram than the model was trained
+//! on. What is decoded how follows the reference implementation: beam search with fallback to samples, rules of timestamps,
+//! windows that begin where the text before them ended, word times from the cross attention.
 
+mod align;
 pub(crate) mod audio;
 mod config;
-pub(crate) mod mel;
+mod mel;
 mod network;
+mod rules;
+mod search;
+mod segments;
 #[cfg(test)]
 mod testing;
+mod tokens;
+mod transcribe;
+mod vad;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use futures::future::BoxFuture;
 
 pub use network::Precision;
+
+use crate::AiError;
+use crate::backend::{SpeechRecognition, TranscribeRequest, Transcript};
+use crate::desk::Desk;
+use crate::store::read_config;
+use config::{Config, Generation};
+use mel::MelSpectrogram;
+use network::Network;
+use tokens::Tokens;
+use transcribe::Model;
+
+/// How a model of speech runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Requests of a tenant that may wait.
+    pub queue: NonZeroUsize,
+    /// How products are computed.
+    pub precision: Precision,
+}
+
+/// A Whisper model with its threads.
+pub struct Recognizer {
+    desk: Desk<Model>,
+}
+
+impl Recognizer {
+    /// Reads `config.json`, `generation_config.json` where there is one, `tokenizer.json` and the weights of `folder`.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with which file, in words.
+    pub fn load(folder: &Path, settings: Settings) -> Result<Recognizer, String> {
+        let value = read_config(folder).map_err(|error| error.to_string())?;
+        let named = |why: String| format!("{}: {why}", folder.join("config.json").display());
+        let config = Config::parse(value.clone()).map_err(named)?;
+        let generation = Generation::read(folder, &value, &config)?;
+        let tokens = Tokens::load(folder, &config, generation.multilingual)?;
+        let spectrogram = MelSpectrogram::new(config.mels);
+        let network = Network::load(folder, config, settings.precision, settings.threads)?;
+        let model = Model { network, tokens, generation, spectrogram };
+        let desk = Desk::open("speech", settings.queue, model).map_err(|error| format!("no thread: {error}"))?;
+        Ok(Recognizer { desk })
+    }
+}
+
+impl SpeechRecognition for Recognizer {
+    fn transcribe(&self, request: TranscribeRequest) -> BoxFuture<'_, Result<Transcript, AiError>> {
+        let (tenant, deadline) = (request.tenant.clone(), request.deadline);
+        self.desk.run(tenant, deadline, move |model, ticket| model.transcribe(&request, ticket))
+    }
+}

@@ -44,14 +44,6 @@ pub(crate) struct Network {
 /// The encoder's states of one window, as the decoder reads them.
 pub(crate) struct Heard {
     cross: Cross,
-    states: Vec<f32>,
-}
-
-impl Heard {
-    /// The states, one row for each position.
-    pub(crate) fn states(&self) -> &[f32] {
-        &self.states
-    }
 }
 
 /// Scores of heads of the cross attention, before the softmax: for each head, a row for each token, in it a value for each
@@ -82,11 +74,15 @@ impl Network {
 
     /// Reads a spectrogram of [`Config::frames`] frames.
     pub(crate) fn hear(&mut self, spectrogram: &[f32]) -> Heard {
-        assert_eq!(spectrogram.len(), self.config.frames() * self.config.mels, "a spectrogram of the wrong size");
         let _step = self.machine.pool.step();
-        let states = self.encoder.forward(&self.machine, spectrogram);
-        let cross = self.decoder.cross(&self.machine, &states);
-        Heard { cross, states }
+        let states = self.states(spectrogram);
+        Heard { cross: self.decoder.cross(&self.machine, &states) }
+    }
+
+    /// The encoder's states, one row for each position.
+    fn states(&mut self, spectrogram: &[f32]) -> Vec<f32> {
+        assert_eq!(spectrogram.len(), self.config.frames() * self.config.mels, "a spectrogram of the wrong size");
+        self.encoder.forward(&self.machine, spectrogram)
     }
 
     /// Reads tokens, whose keys and values are left in `cache`, and gives the logits of the rows `wanted`, in order.

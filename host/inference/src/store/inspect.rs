@@ -174,7 +174,14 @@ fn pictures(path: &Path, model_type: &str) -> Result<Inspected, StoreError> {
         let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
         bytes = bytes.saturating_add(metadata.len());
     }
-    Ok(Inspected { layout: Layout::Safetensors(path.to_path_buf()), task, bytes, dimensions: None, pooling: None, files })
+    Ok(Inspected {
+        layout: Layout::Safetensors(path.to_path_buf()),
+        task,
+        bytes,
+        dimensions: None,
+        pooling: None,
+        files,
+    })
 }
 
 /// The files that hold the weights of the checkpoint in `folder`: `model.safetensors`, or the shards that its index

@@ -8,6 +8,7 @@ mod classification;
 mod images;
 pub(crate) mod media;
 mod rerank;
+pub mod speech_recognition;
 pub mod text_embeddings;
 pub mod text_generation;
 pub(crate) mod tools;
@@ -31,6 +32,7 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
         Model::ObjectDetection(model) => images::detect(model, request).await,
         Model::ImageToText(model) => images::describe(model, request).await,
         Model::ImageEmbeddings(model) => images::compare(model, request).await,
+        Model::SpeechRecognition(model) => speech_recognition::run(model, request).await,
     }
 }
 

@@ -9,6 +9,7 @@ mod engine;
 mod hub;
 mod lora;
 mod smollm2;
+mod speech;
 mod store;
 mod support;
 mod text_generation;
