@@ -10,6 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use host_kernels::floats::FloatFormat;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
@@ -68,6 +69,17 @@ impl Tensors {
 
     /// The tensor `name`, which must have `shape`, in row-major order.
     pub(crate) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let (format, bytes) = self.read_as_it_is(name, shape)?;
+        let pairs = || bytes.as_chunks::<2>().0.iter();
+        Ok(match format {
+            FloatFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect(),
+            FloatFormat::F16 => pairs().map(|two| f16::from_le_bytes(*two).to_f32()).collect(),
+            FloatFormat::Bf16 => pairs().map(|two| bf16::from_le_bytes(*two).to_f32()).collect(),
+        })
+    }
+
+    /// The bytes of the tensor `name`, which must have `shape`, in row-major order and the type that they are of.
+    pub(crate) fn read_as_it_is(&mut self, name: &str, shape: &[usize]) -> Result<(FloatFormat, Vec<u8>), String> {
         let name = format!("{}{name}", self.prefix);
         let Some((shard, info)) = self.tensors.get(&name) else {
             let files: Vec<_> = self.shards.iter().map(|shard| shard.path.display().to_string()).collect();
@@ -83,11 +95,10 @@ impl Tensors {
         file.seek(SeekFrom::Start(*data_start + start as u64))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|error| fault(format!("cannot be read: {error}")))?;
-        let pairs = || bytes.as_chunks::<2>().0.iter();
         match info.dtype {
-            Dtype::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()),
-            Dtype::F16 => Ok(pairs().map(|two| f16::from_le_bytes(*two).to_f32()).collect()),
-            Dtype::BF16 => Ok(pairs().map(|two| bf16::from_le_bytes(*two).to_f32()).collect()),
+            Dtype::F32 => Ok((FloatFormat::F32, bytes)),
+            Dtype::F16 => Ok((FloatFormat::F16, bytes)),
+            Dtype::BF16 => Ok((FloatFormat::Bf16, bytes)),
             other => Err(fault(format!("holds {other:?}; F32, F16 and BF16 are known"))),
         }
     }

@@ -125,6 +125,24 @@ impl FloatMatrix {
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), std::mem::size_of_val(lines)) }
     }
 
+    /// Some rows of activations times one panel; see [`kernel::product`].
+    pub(crate) fn panel_product(
+        &self,
+        isa: Isa,
+        panel: usize,
+        x: &[f32],
+        stride: usize,
+        initial: &[f32; PANEL_ROWS],
+        out: &mut [[f32; PANEL_ROWS]],
+    ) {
+        let weights = self.panel(panel);
+        match self.format {
+            FloatFormat::F32 => kernel::product::<F32>(isa, weights, x, stride, initial, out),
+            FloatFormat::F16 => kernel::product::<F16>(isa, weights, x, stride, initial, out),
+            FloatFormat::Bf16 => kernel::product::<Bf16>(isa, weights, x, stride, initial, out),
+        }
+    }
+
     /// Writes row `row` as 32-bit floats: what an embedding lookup needs.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.columns);

@@ -14,6 +14,7 @@
 //! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
 //!   products; [`fixed`] attends over keys and values that many queries share, without a mask.
+//! - [`maps`] holds convolutions, norms and attention over maps of features, for models that draw.
 //! - `cuda`, behind the feature of that name, is what the GPU path needs of the driver beyond candle's safe interface.
 //! - [`vision`] holds convolutions, pools and attention for networks that look at pictures.
 //! - [`threads`] is the one pool that all of them share; [`isa`] says which instructions they may use.
@@ -42,6 +43,7 @@ pub mod isa;
 pub mod kv;
 pub mod linear;
 pub mod low_rank;
+pub mod maps;
 pub mod matmul;
 pub mod rope;
 mod simd;
