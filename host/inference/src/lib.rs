@@ -13,6 +13,8 @@ pub mod backend;
 pub mod catalogue;
 mod desk;
 pub mod device;
+#[allow(dead_code)]
+pub mod diffusion;
 pub mod encoder;
 pub mod engine;
 mod error;

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod decoders;
+mod diffusion;
 mod embeddings;
 mod encoders;
 mod engine;

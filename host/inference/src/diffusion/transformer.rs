@@ -1,0 +1,149 @@
+//! Where the network of noise looks at the whole picture and at the text.
+
+use host_kernels::encoder::Activation;
+use host_kernels::linear::Rows;
+use host_kernels::maps::{self, Attention, Pointwise};
+
+use super::layers::{Compute, GroupNorm, LayerNorm, Linear, Plane};
+use crate::tensors::Tensors;
+
+/// Transformer blocks over the pixels of a map.
+pub(super) struct Transformer {
+    norm: GroupNorm,
+    before: Linear,
+    blocks: Vec<Block>,
+    after: Linear,
+    heads: usize,
+}
+
+/// The sizes of one.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) channels: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
+    /// Values of a token of text.
+    pub(super) text: usize,
+    pub(super) groups: usize,
+}
+
+struct Block {
+    itself: (LayerNorm, Look),
+    text: (LayerNorm, Look),
+    wide: (LayerNorm, Linear, Linear),
+}
+
+/// Attention, its four products.
+struct Look {
+    queries: Linear,
+    keys: Linear,
+    values: Linear,
+    out: Linear,
+}
+
+/// Layer norms of these blocks have the framework's epsilon, and the group norm before them one of its own; no
+/// configuration changes either.
+const EPSILON: f32 = 1e-5;
+const GROUP_EPSILON: f32 = 1e-6;
+
+impl Transformer {
+    pub(super) fn load(tensors: &mut Tensors, name: &str, sizes: Sizes) -> Result<Transformer, String> {
+        let Sizes { channels, heads, layers, text, groups } = sizes;
+        if !channels.is_multiple_of(heads) {
+            return Err(format!("attention_head_dim: {heads} heads do not divide the {channels} channels of {name}"));
+        }
+        let blocks =
+            (0..layers).map(|at| Block::load(tensors, &format!("{name}.transformer_blocks.{at}"), channels, text));
+        Ok(Transformer {
+            blocks: blocks.collect::<Result<_, String>>()?,
+            norm: GroupNorm::load(tensors, &format!("{name}.norm"), channels, groups, GROUP_EPSILON)?,
+            before: Linear::load(tensors, &format!("{name}.proj_in"), channels, channels)?,
+            after: Linear::load(tensors, &format!("{name}.proj_out"), channels, channels)?,
+            heads,
+        })
+    }
+
+    /// `text` has a row for each token.
+    pub(super) fn forward(&self, compute: &Compute, x: &Plane, text: &[f32]) -> Plane {
+        let mut rows = self.before.forward(compute, &self.norm.forward(compute, x, false).data);
+        for block in &self.blocks {
+            block.forward(compute, &mut rows, text, self.heads);
+        }
+        let mut out = self.after.forward(compute, &rows);
+        maps::add(&compute.pool, &mut out, &x.data);
+        x.with(out)
+    }
+}
+
+impl Block {
+    fn load(tensors: &mut Tensors, name: &str, channels: usize, text: usize) -> Result<Block, String> {
+        let part = |part: &str| format!("{name}.{part}");
+        let inner = 4 * channels;
+        Ok(Block {
+            itself: (
+                LayerNorm::load(tensors, &part("norm1"), channels, EPSILON)?,
+                Look::load(tensors, &part("attn1"), channels, channels)?,
+            ),
+            text: (
+                LayerNorm::load(tensors, &part("norm2"), channels, EPSILON)?,
+                Look::load(tensors, &part("attn2"), channels, text)?,
+            ),
+            wide: (
+                LayerNorm::load(tensors, &part("norm3"), channels, EPSILON)?,
+                Linear::load(tensors, &part("ff.net.0.proj"), 2 * inner, channels)?,
+                Linear::load(tensors, &part("ff.net.2"), channels, inner)?,
+            ),
+        })
+    }
+
+    fn forward(&self, compute: &Compute, rows: &mut [f32], text: &[f32], heads: usize) {
+        let normal = self.itself.0.forward(compute, rows);
+        maps::add(&compute.pool, rows, &self.itself.1.forward(compute, &normal, &normal, heads));
+        let normal = self.text.0.forward(compute, rows);
+        maps::add(&compute.pool, rows, &self.text.1.forward(compute, &normal, text, heads));
+        let (norm, wide, narrow) = &self.wide;
+        let both = wide.forward(compute, &norm.forward(compute, rows));
+        let mut gated = vec![0.0; both.len() / 2];
+        let (width, gelu) = (wide.outputs() / 2, Pointwise::Of(Activation::Gelu));
+        maps::gate(compute.isa, &compute.pool, &both, width, gelu, &mut gated);
+        drop(both);
+        maps::add(&compute.pool, rows, &narrow.forward(compute, &gated));
+    }
+}
+
+impl Look {
+    fn load(tensors: &mut Tensors, name: &str, channels: usize, seen: usize) -> Result<Look, String> {
+        Ok(Look {
+            queries: Linear::load_plain(tensors, &format!("{name}.to_q"), channels, channels)?,
+            keys: Linear::load_plain(tensors, &format!("{name}.to_k"), channels, seen)?,
+            values: Linear::load_plain(tensors, &format!("{name}.to_v"), channels, seen)?,
+            out: Linear::load(tensors, &format!("{name}.to_out.0"), channels, channels)?,
+        })
+    }
+
+    fn forward(&self, compute: &Compute, rows: &[f32], seen: &[f32], heads: usize) -> Vec<f32> {
+        let queries = self.queries.forward(compute, rows);
+        let keys = self.keys.forward(compute, seen);
+        let values = self.values.forward(compute, seen);
+        let out = look(compute, [&queries, &keys, &values], self.queries.outputs(), heads);
+        self.out.forward(compute, &out)
+    }
+}
+
+/// Attention of dense rows of `channels`.
+pub(super) fn look(compute: &Compute, [queries, keys, values]: [&[f32]; 3], channels: usize, heads: usize) -> Vec<f32> {
+    let width = channels / heads;
+    let attention = Attention {
+        queries: Rows::dense(queries, channels),
+        keys: Rows::dense(keys, channels),
+        values: Rows::dense(values, channels),
+        heads,
+        width,
+        scale: 1.0 / (width as f32).sqrt(),
+        bias: &[],
+        causal: false,
+    };
+    let mut out = vec![0.0; queries.len()];
+    maps::attend(compute.isa, &compute.pool, &attention, &mut out);
+    out
+}
