@@ -23,6 +23,7 @@ mod nearest;
 #[allow(dead_code)]
 mod pictures;
 mod request;
+pub mod seq2seq;
 pub mod speech;
 pub mod store;
 pub mod tasks;

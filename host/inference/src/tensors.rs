@@ -69,7 +69,7 @@ impl Tensors {
 
     /// The tensor `name`, which must have `shape`, in row-major order.
     pub(crate) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let (format, bytes) = self.read_as_it_is(name, shape)?;
+        let (format, bytes) = self.raw(name, shape)?;
         let pairs = || bytes.as_chunks::<2>().0.iter();
         Ok(match format {
             FloatFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect(),
@@ -78,8 +78,9 @@ impl Tensors {
         })
     }
 
-    /// The bytes of the tensor `name`, which must have `shape`, in row-major order and the type that they are of.
-    pub(crate) fn read_as_it_is(&mut self, name: &str, shape: &[usize]) -> Result<(FloatFormat, Vec<u8>), String> {
+    /// The tensor `name`, which must have `shape`, in row-major order, as the little-endian floats that
+    /// the file holds.
+    pub(crate) fn raw(&mut self, name: &str, shape: &[usize]) -> Result<(FloatFormat, Vec<u8>), String> {
         let name = format!("{}{name}", self.prefix);
         let Some((shard, info)) = self.tensors.get(&name) else {
             let files: Vec<_> = self.shards.iter().map(|shard| shard.path.display().to_string()).collect();
@@ -90,16 +91,17 @@ impl Tensors {
         if info.shape != shape {
             return Err(fault(format!("has the shape {:?}, config.json says {shape:?}", info.shape)));
         }
+        let format = match info.dtype {
+            Dtype::F32 => FloatFormat::F32,
+            Dtype::F16 => FloatFormat::F16,
+            Dtype::BF16 => FloatFormat::Bf16,
+            other => return Err(fault(format!("holds {other:?}; F32, F16 and BF16 are known"))),
+        };
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         file.seek(SeekFrom::Start(*data_start + start as u64))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|error| fault(format!("cannot be read: {error}")))?;
-        match info.dtype {
-            Dtype::F32 => Ok((FloatFormat::F32, bytes)),
-            Dtype::F16 => Ok((FloatFormat::F16, bytes)),
-            Dtype::BF16 => Ok((FloatFormat::Bf16, bytes)),
-            other => Err(fault(format!("holds {other:?}; F32, F16 and BF16 are known"))),
-        }
+        Ok((format, bytes))
     }
 }

@@ -232,6 +232,7 @@ mod tests {
         close(Activation::Relu, -2.0, 0.0);
         close(Activation::Relu, 2.0, 2.0);
         close(Activation::Silu, 1.0, 0.731_058_6);
+        close(Activation::Silu, -3.0, -0.142_277_6);
         close(Activation::Silu, -100.0, 0.0);
     }
 

@@ -10,6 +10,7 @@
 //!   op.
 //! - [`floats`] keeps weights of float types as they are and multiplies them with float activations.
 //! - [`kv`] stores keys and values in blocks of 32 tokens, [`attention`] attends over a sequence's list of blocks.
+//! - [`cross`] attends in 32-bit floats over what does not change: an encoder's rows, and the past of beams.
 //! - [`elementwise`] holds the norms and activations between the products, [`rope`] the rotations.
 //! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
@@ -33,6 +34,7 @@
 pub mod activations;
 pub mod attention;
 pub mod candle_op;
+pub mod cross;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod elementwise;

@@ -67,7 +67,7 @@ impl Plane {
 
 /// A weight as it is in the file, its last dimension the inputs.
 fn matrix(tensors: &mut Tensors, name: &str, shape: &[usize]) -> Result<FloatMatrix, String> {
-    let (format, bytes) = tensors.read_as_it_is(name, shape)?;
+    let (format, bytes) = tensors.raw(name, shape)?;
     let columns = shape[1..].iter().product();
     FloatMatrix::repack(format, shape[0], columns, &bytes).map_err(|error| format!("tensor {name}: {error}"))
 }
@@ -140,7 +140,7 @@ impl Conv {
         kernel: usize,
     ) -> Result<Conv, String> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-        let (format, bytes) = tensors.read_as_it_is(&weight, &[outputs, inputs, kernel, kernel])?;
+        let (format, bytes) = tensors.raw(&weight, &[outputs, inputs, kernel, kernel])?;
         let bytes = channels_last(&bytes, format, inputs, kernel * kernel);
         let columns = inputs * kernel * kernel;
         let weight = FloatMatrix::repack(format, outputs, columns, &bytes)

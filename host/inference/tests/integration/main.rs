@@ -9,6 +9,7 @@ mod encoders;
 mod engine;
 mod hub;
 mod lora;
+mod seq2seq;
 mod smollm2;
 mod speech;
 mod store;
