@@ -3,6 +3,7 @@
 //! A figure alone says more about the machine than about the program; a ratio does not. Ours and the peer take turns
 //! run by run, and who goes first alternates, so that a machine that slows down slows both. Nothing here gates a test.
 
+mod encoders;
 mod figures;
 mod gpu;
 mod http;
@@ -24,6 +25,8 @@ pub(crate) enum Bench {
     Js(js::Options),
     /// The same GGUF files here and in llama.cpp: prefill, decode, memory, schemas, concurrent streams.
     Llm(llm::Options),
+    /// all-MiniLM-L6-v2 here and in onnxruntime: texts/s of batches of several sizes.
+    Encoders(encoders::Options),
     /// Random llamas on this machine's NVIDIA GPU and in transformers: whether it is right, prefill, decode.
     Gpu(gpu::Options),
 }
@@ -32,6 +35,7 @@ pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) ->
     match bench {
         Bench::Http(options) => http::bench(workspace, &options, progress),
         Bench::Js(options) => js::bench(workspace, &options, progress),
+        Bench::Encoders(options) => encoders::bench(workspace, &options, progress),
         Bench::Gpu(options) => gpu::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
