@@ -60,7 +60,7 @@ impl Texts {
         if most as usize >= vocabulary {
             return Err(format!("{} has token {most}, config.json says vocab_size {vocabulary}", path.display()));
         }
-        let unknown = unknown(&bytes).and_then(|token| tokenizer.token_to_id(&token));
+        let unknown = unknown(&bytes, &tokenizer);
         Ok(Texts { tokenizer, limit, types, unknown })
     }
 
@@ -119,7 +119,7 @@ impl Texts {
 }
 
 /// The token for what the vocabulary does not have.
-fn unknown(tokenizer: &[u8]) -> Option<String> {
+fn unknown(file: &[u8], tokenizer: &Tokenizer) -> Option<u32> {
     #[derive(serde::Deserialize)]
     struct File {
         model: Model,
@@ -127,6 +127,9 @@ fn unknown(tokenizer: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Model {
         unk_token: Option<String>,
+        /// What unigram vocabularies have instead.
+        unk_id: Option<u32>,
     }
-    serde_json::from_slice::<File>(tokenizer).ok()?.model.unk_token
+    let model = serde_json::from_slice::<File>(file).ok()?.model;
+    model.unk_id.or_else(|| tokenizer.token_to_id(&model.unk_token?))
 }

@@ -201,6 +201,13 @@ mod tests {
     }
 
     #[test]
+    fn modules_are_told_by_their_nodes() {
+        assert_eq!(module("/encoder/layer.0/query/MatMul_quant"), "encoder.layer.0.query");
+        assert_eq!(module("/bert/pooler/dense/Gemm_MatMul_quant"), "bert.pooler.dense");
+        assert_eq!(module("/classifier/Gemm_MatMul_quant"), "classifier");
+    }
+
+    #[test]
     fn contradictions_are_errors() {
         let graph = |parts: &[Vec<u8>]| message(7, &parts.concat());
         let convert = |bytes: &[u8]| onnx::read(bytes).and_then(|graph| tensors(&graph)).map(|_| ()).unwrap_err();

@@ -19,13 +19,18 @@ use super::staging::Staging;
 use super::{
     FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_file_name,
 };
-use crate::catalogue::Artefact;
+use crate::backend::Pooling;
+use crate::catalogue::{Artefact, Task};
+use crate::encoder;
 
 const CONNECT: Duration = Duration::from_secs(30);
 /// A connection that gives nothing for so long is dead; the next attempt resumes.
 const IDLE: Duration = Duration::from_secs(60);
 const ATTEMPTS: usize = 5;
 const REDIRECTS: usize = 5;
+/// What sentence-transformers puts beside an encoder that makes vectors; each has a few hundred bytes.
+const BESIDE: [&str; 2] = ["modules.json", "1_Pooling/config.json"];
+const BESIDE_BYTES: u64 = 1 << 20;
 
 /// Where the hub is, and who asks.
 #[derive(Clone)]
@@ -144,6 +149,12 @@ impl Store {
             commit = commit.or(remote.commit);
         }
         let found = inspect(&model)?;
+        let mut pooling = found.pooling;
+        if reference.file.is_none() && found.task == Task::TextEmbeddings {
+            let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
+            let base = format!("{}/{}/resolve/{revision}", endpoint.url, reference.repository);
+            pooling = hub.pooling(&base, &staging.download())?;
+        }
         let origin = HubReference { revision: commit.unwrap_or(reference.revision.clone()), ..reference.clone() };
         staging.commit(&Manifest {
             format: FORMAT,
@@ -153,7 +164,7 @@ impl Store {
             licence: None,
             context: None,
             dimensions: found.dimensions,
-            pooling: found.pooling,
+            pooling,
             files,
         })?;
         self.find(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
@@ -205,6 +216,26 @@ impl Hub {
                 .ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
         }
         Err(fault(&url, "it redirects in circles"))
+    }
+
+    /// How the repository asks for one vector of token states, where it does. Nothing of it is kept but the answer.
+    fn pooling(&self, base: &str, parts: &Path) -> Result<Option<Pooling>, StoreError> {
+        let folder = parts.join("beside");
+        for file in BESIDE {
+            let url = format!("{base}/{file}");
+            let response = self.authorized(self.agent.get(&url), &url).call().map_err(|error| fault(&url, error))?;
+            match response.status().as_u16() {
+                200 => {}
+                404 => continue,
+                _ => return Err(refused(&url, &response)),
+            }
+            let body = response.into_body().into_with_config().limit(BESIDE_BYTES).read_to_vec();
+            let (body, path) = (body.map_err(|error| fault(&url, error))?, folder.join(file));
+            let within = path.parent().unwrap_or(&folder);
+            fs::create_dir_all(within).map_err(StoreError::io("cannot create", within))?;
+            fs::write(&path, body).map_err(StoreError::io("cannot write", &path))?;
+        }
+        encoder::of_checkpoint(&folder).map_err(|why| fault(base, why))
     }
 
     fn authorized<T>(&self, request: ureq::RequestBuilder<T>, url: &str) -> ureq::RequestBuilder<T> {

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use host_inference::backend::Pooling;
 use host_inference::store::{HubEndpoint, HubReference, ModelName, NoProgress, Origin, Progress, Store, StoreError};
 use sha2::{Digest, Sha256};
 
@@ -266,4 +267,26 @@ fn references_that_are_none() {
     let whole: HubReference = "hf:o/r@v1.0/a/b.gguf".parse().unwrap();
     assert_eq!(whole.to_string(), "hf:o/r@v1.0/a/b.gguf");
     assert_eq!("hf:o/r".parse::<HubReference>().unwrap().to_string(), "hf:o/r@main");
+}
+
+#[test]
+fn an_encoder_keeps_the_pooling_that_its_repository_asks_for() {
+    let folder = tempfile::tempdir().unwrap();
+    support::tiny_encoder(folder.path(), 1);
+    let mut files: HashMap<String, Vec<u8>> = ["config.json", "tokenizer.json", "model.safetensors"]
+        .map(|file| (file.to_owned(), std::fs::read(folder.path().join(file)).unwrap()))
+        .into();
+    let store = Store::open(folder.path().join("store"));
+    let reference: HubReference = "hf:owner/repository".parse().unwrap();
+    let mut pull = |name: &str, beside: &[(&str, &str)]| {
+        files.extend(beside.iter().map(|(file, text)| ((*file).to_owned(), text.as_bytes().to_vec())));
+        let (endpoint, _) = serve(Hub { files: files.clone(), ..Hub::default() });
+        let pulled = store.pull_hub(&name.parse().unwrap(), &reference, &endpoint, &mut NoProgress);
+        pulled.map(|installed| installed.manifest.pooling).map_err(|error| error.to_string())
+    };
+    assert_eq!(pull("plain", &[]), Ok(None));
+    let cls = r#"{"pooling_mode_cls_token": true}"#;
+    assert_eq!(pull("cls", &[("1_Pooling/config.json", cls)]), Ok(Some(Pooling::Cls)));
+    let dense = r#"[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]"#;
+    assert!(pull("dense", &[("modules.json", dense)]).unwrap_err().contains("Dense"));
 }

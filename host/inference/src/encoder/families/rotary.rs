@@ -146,3 +146,27 @@ fn rope_base(keys: &Keys<'_>, base: f64) -> Result<f64, String> {
     };
     if (1.0..=1e12).contains(&base) { Ok(base) } else { Err(format!("the rotation's base is {base}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn stretching_interpolates_the_slowest_pair_by_the_whole_factor() {
+        let rope = |scaling: serde_json::Value| {
+            let config = json!({ "rope_theta": 500_000.0, "rope_scaling": scaling });
+            gte_rope(&Keys(config.as_object().unwrap()), 64)
+        };
+        let (plain, stretched) = (rope(json!(null)).unwrap(), rope(json!({ "type": "ntk", "factor": 2.0 })).unwrap());
+        let ratio = |pair: usize| f64::from(plain.frequencies[pair] / stretched.frequencies[pair]);
+        // 2^(2 / 64) for the fastest, and that much more for each further pair.
+        for pair in [0, 1, 15, 31] {
+            assert!((ratio(pair) - 2_f64.powf((pair + 1) as f64 / 32.0)).abs() < 1e-5, "{pair}: {}", ratio(pair));
+        }
+        assert!(rope(json!({ "type": "ntk", "factor": 1e9 })).is_err());
+        assert!(rope(json!({ "type": "ntk", "factor": 2.0, "mixed_b": 0.6 })).is_err());
+        assert!(rope(json!({ "type": "yarn", "factor": 2.0 })).unwrap_err().contains("yarn"));
+    }
+}
