@@ -15,6 +15,8 @@ mod search;
 mod segments;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod transcribe;
 mod vad;

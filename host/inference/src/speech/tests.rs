@@ -1,0 +1,74 @@
+//! Whole files with the real model: several windows, pauses, and a caller that leaves.
+
+use futures::executor::block_on;
+
+use super::testing::{file, samples, tiny_en};
+use super::*;
+
+/// The clip of 11 seconds three times, with pauses of one and of three seconds.
+fn long() -> Vec<u8> {
+    let clip = samples(file("jfk.flac")).unwrap();
+    let silence = |seconds: usize| vec![0.0; seconds * audio::RATE];
+    let all = [clip.clone(), silence(1), clip.clone(), silence(3), clip].concat();
+    let mut wav = file("clip.wav")[..44].to_vec();
+    wav[4..8].copy_from_slice(&(all.len() as u32 * 2 + 36).to_le_bytes());
+    wav[40..44].copy_from_slice(&(all.len() as u32 * 2).to_le_bytes());
+    wav.extend(all.iter().flat_map(|sample| ((sample * 32767.0) as i16).to_le_bytes()));
+    wav
+}
+
+fn recognizer(precision: Precision) -> Recognizer {
+    let two = NonZeroUsize::new(2).unwrap();
+    Recognizer::load(&tiny_en(), Settings { threads: two, queue: two, precision }).unwrap()
+}
+
+fn request(vad_filter: bool) -> TranscribeRequest {
+    TranscribeRequest {
+        beam_size: 1,
+        vad_filter,
+        // The same sentence three times is repetition, but nothing to be decoded anew.
+        compression_ratio_threshold: 100.0,
+        ..TranscribeRequest::new("test".into(), long().into())
+    }
+}
+
+/// When each `ask not` of the transcript is said.
+fn asked(transcript: &Transcript) -> Vec<f64> {
+    let words: Vec<_> = transcript.segments.iter().flat_map(|segment| &segment.words).collect();
+    let pairs = words.windows(2).filter(|pair| pair[0].word.trim() == "ask" && pair[1].word.trim() == "not");
+    pairs.map(|pair| pair[1].start).collect()
+}
+
+#[test]
+fn long_sound_is_written_down_window_by_window() {
+    for precision in [Precision::Float, Precision::Int8] {
+        let transcript = block_on(recognizer(precision).transcribe(request(false))).unwrap();
+        assert_eq!((transcript.duration, transcript.duration_after_vad), (37.0, 37.0));
+        let asked = asked(&transcript);
+        assert_eq!(asked.len(), 3, "{precision:?}: {transcript:?}");
+        // Within a second of where the clips begin, the third of them beyond the first window.
+        for (got, expected) in asked.iter().zip([3.9, 15.9, 29.9]) {
+            assert!((got - expected).abs() < 1.0, "{precision:?}: {got}, not {expected}");
+        }
+        for pair in transcript.segments.windows(2) {
+            assert!(pair[0].start <= pair[1].start, "{transcript:?}");
+        }
+    }
+}
+
+#[test]
+fn pauses_left_out_are_put_back_into_the_times() {
+    let transcript = block_on(recognizer(Precision::Float).transcribe(request(true))).unwrap();
+    assert!(transcript.duration_after_vad < 36.0 && transcript.duration == 37.0, "{transcript:?}");
+    let last = *asked(&transcript).last().unwrap();
+    assert!((last - 29.9).abs() < 1.0, "{last}");
+}
+
+#[test]
+fn who_leaves_is_not_worked_for() {
+    let recognizer = recognizer(Precision::Float);
+    // Never polled: its ticket is void at once, and the next one does not wait for 37 seconds of sound.
+    drop(recognizer.transcribe(request(false)));
+    let short = TranscribeRequest { beam_size: 1, ..TranscribeRequest::new("b".into(), file("clip.wav")) };
+    assert_eq!(block_on(recognizer.transcribe(short)).unwrap().duration, 0.75);
+}
