@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::Sampling;
 use crate::{AiError, Tenant};
 
 /// A picture to look at.
@@ -70,12 +71,16 @@ pub trait ImageToText: Send + Sync + 'static {
 }
 
 /// How to describe a picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caption {
     /// What to answer or, for models that only caption, how the caption begins.
     pub prompt: Option<String>,
+    /// Whether the prompt is taken as it is, with no template around it.
+    pub raw: bool,
     /// Upper bound on generated tokens.
     pub max_tokens: usize,
+    /// How to pick tokens.
+    pub sampling: Sampling,
 }
 
 /// Gives pictures and texts vectors of one space, each of [`Self::dimensions`] values and length 1.

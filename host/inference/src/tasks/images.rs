@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::kind;
 use super::media::Media;
 use super::text_embeddings::texts;
-use super::text_generation::deadline;
+use super::text_generation::{Inputs, deadline};
 use crate::AiError;
 use crate::backend::{
     Caption, DetectedObject, ImageClassification, ImageEmbeddings, ImageLabel, ImageRequest, ImageToText,
@@ -61,7 +61,7 @@ pub(crate) async fn detect(model: Arc<dyn ObjectDetection>, mut request: RunRequ
     Ok(RunOutput::Json(found.iter().map(object).collect()))
 }
 
-/// Image to text: `{image, prompt?, max_tokens?}` in, `{description}` out.
+/// Image to text: `{image, prompt?, raw?, max_tokens?}` and what picks tokens in, `{description}` out.
 pub(crate) async fn describe(model: Arc<dyn ImageToText>, mut request: RunRequest) -> Result<RunOutput, AiError> {
     let prompt = match request.inputs.get("prompt") {
         None | Some(Value::Null) => None,
@@ -79,7 +79,18 @@ pub(crate) async fn describe(model: Arc<dyn ImageToText>, mut request: RunReques
             }
         },
     };
-    let description = model.describe(required(&mut request)?, Caption { prompt, max_tokens }).await?;
+    let raw = match request.inputs.get("raw") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(raw)) => *raw,
+        Some(other) => return Err(wrong_type("/raw", "boolean", other)),
+    };
+    let mut sampling = Inputs { map: &request.inputs }.sampling()?;
+    if request.inputs.get("temperature").is_none_or(Value::is_null) {
+        // A description should be the same each time unless asked to vary.
+        sampling.temperature = 0.0;
+    }
+    let caption = Caption { prompt, raw, max_tokens, sampling };
+    let description = model.describe(required(&mut request)?, caption).await?;
     Ok(RunOutput::Json(json!({ "description": description })))
 }
 

@@ -198,8 +198,8 @@ fn invalid(path: &str, fault: impl std::fmt::Display) -> AiError {
     AiError::bad_input(format!("value at '{path}' {fault}"))
 }
 
-struct Inputs<'a> {
-    map: &'a Map<String, Value>,
+pub(super) struct Inputs<'a> {
+    pub(super) map: &'a Map<String, Value>,
 }
 
 impl<'a> Inputs<'a> {
@@ -314,7 +314,7 @@ impl<'a> Inputs<'a> {
         ))
     }
 
-    fn sampling(&self) -> Result<Sampling, AiError> {
+    pub(super) fn sampling(&self) -> Result<Sampling, AiError> {
         Ok(Sampling {
             temperature: self.number("temperature", 0.0, 5.0)?.unwrap_or(0.6),
             top_p: self.number("top_p", 0.001, 1.0)?.unwrap_or(1.0),

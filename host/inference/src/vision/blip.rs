@@ -2,7 +2,7 @@
 //!
 //! A vision transformer sees the picture; a decoder of BERT's layers writes word by word and looks at the picture through
 //! cross-attention in every layer. Keys and values of the words written so far are kept, those of the picture are
-//! computed once. The most likely word is taken each time, as transformers' `generate` does unless told otherwise.
+//! computed once.
 
 use std::path::Path;
 
@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::layers::{Compute, Layer, Linear, Mlp, Names, Norm, Patches, Tower, add, attend_dense, finite, whole};
 use super::tokens::Texts;
 use crate::AiError;
+use crate::backend::Caption;
 use crate::tensors::Tensors;
+use crate::text::sampler::Sampler;
 
 const NAMES: Names = Names {
     before: "layer_norm1",
@@ -97,7 +99,7 @@ impl Blip {
         Ok(Blip { vision, text, tokens })
     }
 
-    /// A caption of at most `most` tokens that begins with `prompt`, which is part of it.
+    /// A caption that begins with the prompt, which is part of it.
     ///
     /// # Errors
     /// 5021 for a prompt beyond the model's positions, 3046 for broken weights, and what `check` says between steps.
@@ -105,12 +107,11 @@ impl Blip {
         &self,
         compute: &Compute,
         picture: &Map,
-        prompt: Option<&str>,
-        most: usize,
+        caption: &Caption,
         check: &dyn Fn() -> Result<(), AiError>,
     ) -> Result<String, AiError> {
         let mut ids = vec![self.text.begin];
-        if let Some(prompt) = prompt.filter(|prompt| !prompt.trim().is_empty()) {
+        if let Some(prompt) = caption.prompt.as_deref().filter(|prompt| !prompt.trim().is_empty()) {
             let read = self.tokens.encode(prompt, "prompt")?;
             // The tokenizer's own begin gives way to the decoder's, its end to what is written.
             ids.extend(read.get(1..read.len().saturating_sub(1)).unwrap_or_default());
@@ -121,19 +122,19 @@ impl Blip {
         }
         let seen = self.vision.forward(compute, picture, check)?;
         let mut memory: Vec<Memory> = self.text.layers.iter().map(|layer| layer.see(compute, &seen)).collect();
-        let end = (ids.len() + most).min(places);
+        let end = (ids.len() + caption.max_tokens).min(places);
+        let mut sampler = Sampler::new(caption.sampling.clone(), &ids);
         let mut read = 0;
         while ids.len() < end {
             check()?;
             let logits = self.text.step(compute, &ids[read..], read, &mut memory);
             finite(&logits)?;
             read = ids.len();
-            let best =
-                logits.iter().enumerate().fold(0, |best, (id, logit)| if *logit > logits[best] { id } else { best });
-            if best as u32 == self.text.end {
+            let next = sampler.sample(&logits, None).map_err(AiError::model_unavailable)?;
+            if next == self.text.end {
                 break;
             }
-            ids.push(best as u32);
+            ids.push(next);
         }
         self.tokens.decode(&ids)
     }

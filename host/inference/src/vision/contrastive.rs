@@ -26,16 +26,16 @@ const NAMES: Names = Names {
 
 /// The two families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+pub(super) enum Family {
     Clip,
     Siglip,
 }
 
 impl Family {
-    fn parse(config: &Value) -> Result<Family, String> {
+    pub(super) fn parse(config: &Value) -> Result<Family, String> {
         match config.get("model_type").and_then(Value::as_str) {
-            Some("clip") => Ok(Self::Clip),
-            Some("siglip") => Ok(Self::Siglip),
+            Some("clip" | "clip_vision_model") => Ok(Self::Clip),
+            Some("siglip" | "siglip_vision_model") => Ok(Self::Siglip),
             other => Err(format!("model_type is {other:?}; clip and siglip are known")),
         }
     }
@@ -61,14 +61,19 @@ pub(super) struct Contrastive {
 }
 
 struct Vision {
-    tower: Tower,
-    patches: Patches,
+    eyes: Eyes,
+    after: Norm,
+    head: VisionHead,
+}
+
+/// A tower's layers over a picture, with what comes before them.
+pub(super) struct Eyes {
+    pub(super) tower: Tower,
+    pub(super) patches: Patches,
     class: Vec<f32>,
     positions: Vec<f32>,
     before: Option<Norm>,
     layers: Vec<Layer>,
-    after: Norm,
-    head: VisionHead,
 }
 
 enum VisionHead {
@@ -115,7 +120,7 @@ impl Contrastive {
             Family::Siglip => 0,
         };
         let vision = Vision::load(tensors, family, &part("vision_config"), width)?;
-        vision.patches.check(given)?;
+        vision.eyes.patches.check(given)?;
         let text = Text::load(folder, tensors, family, &part("text_config"), width)?;
         if vision.width() != text.head.outputs() {
             return Err(format!("pictures have vectors of {}, texts of {}", vision.width(), text.head.outputs()));
@@ -169,11 +174,11 @@ impl Contrastive {
     }
 }
 
-impl Vision {
-    fn load(tensors: &mut Tensors, family: Family, config: &Value, width: usize) -> Result<Vision, String> {
+impl Eyes {
+    /// Reads what is under `root` but for what comes after the layers.
+    pub(super) fn load(tensors: &mut Tensors, root: &str, family: Family, config: &Value) -> Result<Eyes, String> {
         let tower = Tower::parse(config, family.default(false)).map_err(|why| format!("vision_config: {why}"))?;
         let Tower { hidden, epsilon, .. } = tower;
-        let root = "vision_model";
         let patch = if family == Family::Clip { 32 } else { 16 };
         let name = format!("{root}.embeddings.patch_embedding");
         let patches = Patches::load(tensors, &name, config, hidden, (224, patch))?;
@@ -190,18 +195,52 @@ impl Vision {
             Family::Siglip => None,
         };
         let layers = Layer::all(tensors, &format!("{root}.encoder.layers"), &NAMES, &tower)?;
-        let after = Norm::load(tensors, &format!("{root}.post_layernorm"), hidden, epsilon)?;
+        Ok(Eyes { tower, patches, class, positions, before, layers })
+    }
+
+    /// Rows that come before those of the patches.
+    pub(super) fn leading(&self) -> usize {
+        self.class.len() / self.tower.hidden
+    }
+
+    /// The states after all layers but the last `skip`.
+    pub(super) fn forward(
+        &self,
+        compute: &Compute,
+        picture: &Map,
+        skip: usize,
+        check: &dyn Fn() -> Result<(), AiError>,
+    ) -> Result<Vec<f32>, AiError> {
+        let mut states = self.class.clone();
+        states.append(&mut self.patches.apply(compute, picture));
+        add(&mut states, &self.positions);
+        if let Some(norm) = &self.before {
+            norm.apply(compute, &mut states);
+        }
+        for layer in self.layers.iter().take(self.layers.len().saturating_sub(skip)) {
+            check()?;
+            layer.forward(compute, &self.tower, &mut states, false);
+        }
+        Ok(states)
+    }
+}
+
+impl Vision {
+    fn load(tensors: &mut Tensors, family: Family, config: &Value, width: usize) -> Result<Vision, String> {
+        let eyes = Eyes::load(tensors, "vision_model", family, config)?;
+        let Tower { hidden, epsilon, .. } = eyes.tower;
+        let after = Norm::load(tensors, "vision_model.post_layernorm", hidden, epsilon)?;
         let head = match family {
             Family::Clip => VisionHead::Class(Linear::load(tensors, "visual_projection", width, hidden)?),
-            Family::Siglip => VisionHead::Attention(Box::new(Pooler::load(tensors, "vision_model.head", &tower)?)),
+            Family::Siglip => VisionHead::Attention(Box::new(Pooler::load(tensors, "vision_model.head", &eyes.tower)?)),
         };
-        Ok(Vision { tower, patches, class, positions, before, layers, after, head })
+        Ok(Vision { eyes, after, head })
     }
 
     fn width(&self) -> usize {
         match &self.head {
             VisionHead::Class(head) => head.outputs(),
-            VisionHead::Attention(_) => self.tower.hidden,
+            VisionHead::Attention(_) => self.eyes.tower.hidden,
         }
     }
 
@@ -211,25 +250,16 @@ impl Vision {
         picture: &Map,
         check: &dyn Fn() -> Result<(), AiError>,
     ) -> Result<Vec<f32>, AiError> {
-        let mut states = self.class.clone();
-        states.append(&mut self.patches.apply(compute, picture));
-        add(&mut states, &self.positions);
-        if let Some(norm) = &self.before {
-            norm.apply(compute, &mut states);
-        }
-        for layer in &self.layers {
-            check()?;
-            layer.forward(compute, &self.tower, &mut states, false);
-        }
+        let mut states = self.eyes.forward(compute, picture, 0, check)?;
         Ok(match &self.head {
             VisionHead::Class(head) => {
-                states.truncate(self.tower.hidden);
+                states.truncate(self.eyes.tower.hidden);
                 self.after.apply(compute, &mut states);
                 head.apply(compute, &states)
             }
             VisionHead::Attention(pooler) => {
                 self.after.apply(compute, &mut states);
-                pooler.apply(compute, &states, &self.tower)
+                pooler.apply(compute, &states, &self.eyes.tower)
             }
         })
     }

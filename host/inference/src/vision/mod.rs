@@ -4,7 +4,7 @@
 //! |---|---|
 //! | image-classification | `resnet`, `vit`, `deit` |
 //! | object-detection | `detr` |
-//! | image-to-text | `blip` |
+//! | image-to-text | `blip`, `llava` |
 //! | image-embeddings, zero-shot-image-classification | `clip`, `siglip` |
 //!
 //! A folder holds `config.json`, `preprocessor_config.json`, `model.safetensors` and, where the model reads or writes
@@ -17,6 +17,7 @@ mod contrastive;
 mod detr;
 mod labels;
 mod layers;
+mod llava;
 mod preprocess;
 mod resample;
 mod resnet;
@@ -44,6 +45,7 @@ use blip::Blip;
 use contrastive::Contrastive;
 use detr::Detr;
 use layers::{Compute, finite};
+use llava::Llava;
 use preprocess::Preprocess;
 use resnet::ResNet;
 use vit::Vit;
@@ -52,12 +54,13 @@ use vit::Vit;
 const IMAGE: &str = "image";
 
 /// Each `model_type` that is read here, and what such a model does.
-pub(crate) const MODEL_TYPES: [(&str, Task); 7] = [
+pub(crate) const MODEL_TYPES: [(&str, Task); 8] = [
     ("resnet", Task::ImageClassification),
     ("vit", Task::ImageClassification),
     ("deit", Task::ImageClassification),
     ("detr", Task::ObjectDetection),
     ("blip", Task::ImageToText),
+    ("llava", Task::ImageToText),
     ("clip", Task::ImageEmbeddings),
     ("siglip", Task::ImageEmbeddings),
 ];
@@ -141,7 +144,14 @@ pub fn load(folder: &Path, settings: &Settings) -> Result<Model, String> {
         }
         "blip" => {
             let network = Blip::load(folder, tensors, &config, given).map_err(named)?;
-            Ok(Model::ImageToText(Arc::new(Describes { desk: seat(settings, preprocess, network)? })))
+            let desk = seat(settings, preprocess, Describer::Blip(Box::new(network)))?;
+            Ok(Model::ImageToText(Arc::new(Describes { desk })))
+        }
+        "llava" => {
+            let opened = Tensors::open(folder)?;
+            let network = Llava::load(folder, opened, &config, given, settings.threads).map_err(named)?;
+            let desk = seat(settings, preprocess, Describer::Llava(Box::new(network)))?;
+            Ok(Model::ImageToText(Arc::new(Describes { desk })))
         }
         other => Err(named(format!("model_type is {other:.40?}, which looks at no pictures"))),
     }
@@ -271,17 +281,30 @@ impl ImageEmbeddings for Compares {
     }
 }
 
+enum Describer {
+    Blip(Box<Blip>),
+    Llava(Box<Llava>),
+}
+
 struct Describes {
-    desk: Desk<Seat<Blip>>,
+    desk: Desk<Seat<Describer>>,
 }
 
 impl ImageToText for Describes {
     fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<String, AiError>> {
         self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
-            let _step = seat.compute.pool.step();
+            let step = seat.compute.pool.step();
             let (_, map) = seat.picture(&request)?;
-            let prompt = caption.prompt.as_deref();
-            seat.network.caption(&seat.compute, &map, prompt, caption.max_tokens, &|| ticket.check())
+            let check = || ticket.check();
+            match &mut seat.network {
+                Describer::Blip(network) => network.caption(&seat.compute, &map, &caption, &check),
+                Describer::Llava(network) => {
+                    let seen = network.look(&seat.compute, &map, &check)?;
+                    // The language model has threads and steps of its own.
+                    drop(step);
+                    network.answer(&seen, &caption, &check)
+                }
+            }
         })
     }
 }

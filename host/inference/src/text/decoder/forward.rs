@@ -248,11 +248,37 @@ fn post_norm(compute: &Compute, weight: Option<&[f32]>, epsilon: f32, b: &mut Bu
     std::mem::swap(&mut b.out, &mut b.normed);
 }
 
-impl ForwardPass for Decoder {
-    type Cache = KvStore;
-    const PREFILL: usize = 256;
+impl Decoder {
+    /// Writes the row that enters for `token`.
+    ///
+    /// # Errors
+    /// When there is no such token.
+    pub(crate) fn enter(&self, token: u32, row: &mut [f32]) -> Result<(), ForwardError> {
+        if token as usize >= self.description.vocabulary || row.len() != self.description.width {
+            return Err(ForwardError::Batch(format!("token {token} for a row of {}", row.len())));
+        }
+        self.embedding.row(token as usize, row)?;
+        if self.description.embedding_scale != 1.0 {
+            scale(self.compute.isa, row, self.description.embedding_scale);
+        }
+        Ok(())
+    }
 
-    fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
+    /// As [`ForwardPass::forward`], with `rows` in place of those of the tokens (see [`Self::enter`]): how a model reads
+    /// what is no text.
+    ///
+    /// # Errors
+    /// As there, and when there are not as many rows as tokens.
+    pub(crate) fn forward_rows(
+        &mut self,
+        store: &mut KvStore,
+        spans: &[Span<'_>],
+        rows: &[f32],
+    ) -> Result<&[f32], ForwardError> {
+        self.run(store, spans, Some(rows))
+    }
+
+    fn run(&mut self, store: &mut KvStore, spans: &[Span<'_>], given: Option<&[f32]>) -> Result<&[f32], ForwardError> {
         let mut rows = 0;
         for span in spans {
             span.check(self.description.vocabulary, store.blocks())?;
@@ -260,6 +286,12 @@ impl ForwardPass for Decoder {
         }
         let _step = self.compute.pool.step();
         self.embed(spans, rows)?;
+        if let Some(given) = given {
+            if given.len() != self.buffers.x.len() {
+                return Err(ForwardError::Batch(format!("{} values for {rows} tokens", given.len())));
+            }
+            self.buffers.x.copy_from_slice(given);
+        }
         let mut start = 0;
         let mut ragged = Vec::with_capacity(spans.len());
         let mut wanted = Vec::new();
@@ -289,6 +321,15 @@ impl ForwardPass for Decoder {
             }
         }
         Ok(&self.buffers.logits)
+    }
+}
+
+impl ForwardPass for Decoder {
+    type Cache = KvStore;
+    const PREFILL: usize = 256;
+
+    fn forward(&mut self, store: &mut KvStore, spans: &[Span<'_>]) -> Result<&[f32], ForwardError> {
+        self.run(store, spans, None)
     }
 
     fn vocabulary(&self) -> usize {
