@@ -22,6 +22,7 @@ use super::{
 use crate::backend::Pooling;
 use crate::catalogue::{Artefact, Task};
 use crate::encoder;
+use crate::vision;
 
 const CONNECT: Duration = Duration::from_secs(30);
 /// A connection that gives nothing for so long is dead; the next attempt resumes.
@@ -56,7 +57,8 @@ impl HubEndpoint {
     }
 }
 
-/// `hf:OWNER/REPOSITORY[@REVISION][/FILE]`. Without a file: `config.json`, `tokenizer.json` and `model.safetensors`.
+/// `hf:OWNER/REPOSITORY[@REVISION][/FILE]`. Without a file: `config.json`, `tokenizer.json` and `model.safetensors`, or
+/// what a model that looks at pictures has beside its `config.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubReference {
     repository: String,
@@ -139,7 +141,10 @@ impl Store {
         let model = staging.model();
         let mut files = Vec::new();
         let mut commit = None;
-        for path in reference.files() {
+        let mut paths = reference.files();
+        let mut at = 0;
+        while let Some(path) = paths.get(at).copied() {
+            at += 1;
             // Every file comes from the commit that the first one came from.
             let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
             let url = format!("{}/{}/resolve/{revision}/{path}", endpoint.url, reference.repository);
@@ -147,6 +152,9 @@ impl Store {
             let file = path.rsplit('/').next().unwrap_or(path);
             files.push(hub.fetch(&url, &remote, file, &staging.download(), &model, progress)?);
             commit = commit.or(remote.commit);
+            if reference.file.is_none() && path == "config.json" {
+                paths = vision::files(&model).unwrap_or(paths);
+            }
         }
         let found = inspect(&model)?;
         let mut pooling = found.pooling;

@@ -79,6 +79,18 @@ pub(crate) fn task(model_type: &str) -> Option<Task> {
     MODEL_TYPES.iter().find(|(name, _)| *name == model_type).map(|(_, task)| *task)
 }
 
+/// The files of the model whose `config.json` lies in `folder`, that one first, if it looks at pictures.
+pub(crate) fn files(folder: &Path) -> Option<Vec<&'static str>> {
+    let config = read_config(folder).ok()?;
+    let model_type = config.get("model_type").and_then(serde_json::Value::as_str)?;
+    task(model_type)?;
+    let mut files = vec!["config.json", "preprocessor_config.json", "model.safetensors"];
+    if matches!(model_type, "clip" | "siglip" | "blip" | "llava") {
+        files.extend(["tokenizer.json", "tokenizer_config.json"]);
+    }
+    Some(files)
+}
+
 /// How a model runs.
 #[derive(Debug, Clone)]
 pub struct Settings {

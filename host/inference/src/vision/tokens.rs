@@ -18,6 +18,7 @@ const BYTES_PER_TOKEN: usize = 512;
 pub(super) struct Texts {
     tokenizer: Tokenizer,
     limit: usize,
+    vocabulary: usize,
 }
 
 impl Texts {
@@ -39,13 +40,14 @@ impl Texts {
         if most as usize >= vocabulary {
             return Err(format!("{} has token {most}, config.json says vocab_size {vocabulary}", path.display()));
         }
-        Ok(Texts { tokenizer, limit })
+        Ok(Texts { tokenizer, limit, vocabulary })
     }
 
     /// At most `limit` ids.
     ///
     /// # Errors
-    /// 5006 that names `property` for a text that the tokenizer has no tokens for.
+    /// 5006 that names `property` for a text that the tokenizer has no tokens for, 3046 for a tokenizer that contradicts
+    /// itself.
     pub(super) fn encode(&self, text: &str, property: &str) -> Result<Vec<u32>, AiError> {
         let mut end = text.len().min(self.limit.saturating_mul(BYTES_PER_TOKEN));
         while !text.is_char_boundary(end) {
@@ -56,6 +58,13 @@ impl Texts {
             .encode_fast(&text[..end], true)
             .map_err(|error| AiError::bad_input(format_args!("'/{property}' cannot be read as tokens: {error}")))?;
         let ids = encoding.get_ids();
+        // What puts special tokens around a text has numbers of its own for them.
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
+            return Err(AiError::model_unavailable(format_args!(
+                "its tokenizer gives token {id}, which is not below its vocabulary of {}",
+                self.vocabulary
+            )));
+        }
         Ok(ids[..ids.len().min(self.limit)].to_vec())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use host_inference::backend::Pooling;
@@ -157,6 +158,26 @@ fn a_file_is_fetched_checked_and_installed() {
     assert!(matches!(again, Err(StoreError::Taken(_))));
     let seen = hub.lock().unwrap().seen.clone();
     assert_eq!(seen.iter().filter(|seen| seen.method == "HEAD").count(), 1, "{seen:?}");
+}
+
+#[test]
+fn a_model_of_pictures_comes_with_the_files_it_needs() {
+    for (model, texts) in [("resnet-basic", false), ("siglip", true)] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vision").join(model);
+        let read =
+            |entry: std::fs::DirEntry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap());
+        let files = std::fs::read_dir(fixture).unwrap().map(|entry| read(entry.unwrap())).collect();
+        let (endpoint, hub) = serve(Hub { files, ..Hub::default() });
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        let reference = "hf:owner/repository".parse().unwrap();
+        let installed = store.pull_hub(&name(), &reference, &endpoint, &mut NoProgress).unwrap();
+        let has = |file: &str| installed.manifest.files.iter().any(|artefact| artefact.file == file);
+        assert!(has("config.json") && has("preprocessor_config.json") && has("model.safetensors"));
+        assert_eq!((has("tokenizer.json"), has("tokenizer_config.json")), (texts, texts));
+        let asked = hub.lock().unwrap().seen.iter().any(|seen| seen.path.ends_with("tokenizer.json"));
+        assert_eq!(asked, texts);
+    }
 }
 
 #[test]

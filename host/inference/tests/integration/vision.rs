@@ -409,6 +409,23 @@ fn contradicting_configurations_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn tokens_beyond_the_vocabulary_are_an_error() {
+    for name in ["clip", "siglip", "blip"] {
+        let folder = copy(name);
+        let path = folder.path().join("tokenizer.json");
+        let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for token in tokenizer["post_processor"]["special_tokens"].as_object_mut().unwrap().values_mut() {
+            token["ids"] = json!([100_000]);
+        }
+        std::fs::write(&path, tokenizer.to_string()).unwrap();
+        let engine = engine(vec![local(name, LocalSource::Path(folder.path().to_path_buf()), None)]);
+        let inputs = json!({ "image": file("cat.png"), "text": "a", "prompt": "a", "max_tokens": 2 });
+        let (code, message) = fails(&engine, name, inputs).await;
+        assert!(code == 3046 && message.contains("100000"), "{name}: {message}");
+    }
+}
+
 #[test]
 fn every_fixture_is_told_by_its_files() {
     for (name, task) in [
