@@ -7,6 +7,8 @@ mod classification;
 mod images;
 mod rerank;
 mod speech_recognition;
+mod summarization;
+mod translation;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +23,8 @@ pub use classification::*;
 pub use images::*;
 pub use rerank::*;
 pub use speech_recognition::*;
+pub use summarization::*;
+pub use translation::*;
 
 /// A model that is ready to compute.
 #[derive(Clone)]
@@ -46,6 +50,10 @@ pub enum Model {
     ImageEmbeddings(Arc<dyn ImageEmbeddings>),
     /// Speech to text.
     SpeechRecognition(Arc<dyn SpeechRecognition>),
+    /// Translation.
+    Translation(Arc<dyn Translation>),
+    /// Summarization.
+    Summarization(Arc<dyn Summarization>),
 }
 
 /// Generates text.

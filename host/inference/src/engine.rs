@@ -251,7 +251,12 @@ impl Engine {
         let request_id = request_id();
         let lease = self.lease(&request.model).await?;
         tracing::debug!(request_id, tenant = %request.tenant.0, model = lease.name(), "ai run");
-        let work = AssertUnwindSafe(tasks::run(lease.model(), request)).catch_unwind();
+        let model = match catalogue::hosted().iter().find(|hosted| hosted.name == request.model) {
+            // An alias: what the name does counts, where the model behind it can be asked for that.
+            Some(hosted) => tasks::prompted::as_task(lease.model(), hosted.task),
+            None => lease.model(),
+        };
+        let work = AssertUnwindSafe(tasks::run(model, request)).catch_unwind();
         let output = work.await.unwrap_or_else(|_| {
             tracing::error!(request_id, model = lease.name(), "a task panicked");
             Err(AiError::internal("the model's task failed unexpectedly"))
@@ -281,7 +286,8 @@ impl Engine {
     /// What `name` stands for, aliases followed; `None` when nothing here has that name.
     pub fn resolve(&self, name: &str) -> Option<Resolved> {
         let known = self.0.directory.find(name)?;
-        Some(Resolved { name: known.name, task: known.task })
+        let task = self.0.directory.task(name, known.task);
+        Some(Resolved { name: known.name, task })
     }
 
     /// Loads a model before its first request.

@@ -4,6 +4,9 @@
 //! would report is reported, and [`MockText::live`] tells how many generations have neither ended nor been dropped,
 //! which is how a test sees that a cancelled request stopped its generation.
 //!
+//! Translation and summarization are those of a language model, which is asked with a prompt of which the last message is
+//! the text: `{prompt}` stands for that.
+//!
 //! | key | of | meaning | default |
 //! |---|---|---|---|
 //! | `reply` | speech | what is said, half a second a word; `{prompt}` stands for the number of bytes | `"{prompt}"` |

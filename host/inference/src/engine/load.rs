@@ -12,9 +12,9 @@ use crate::AiError;
 use crate::backend::Model;
 use crate::catalogue::Task;
 use crate::device::{self, Placement};
-use crate::store::Layout;
+use crate::store::{Layout, read_config};
 use crate::text::AdapterSource;
-use crate::{encoder, mock, speech, text, vision};
+use crate::{encoder, mock, seq2seq, speech, tasks, text, vision};
 
 /// What all models of an engine share.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl Plan {
     /// are small beside those are not counted.
     pub(super) fn bytes(&self, settings: &Settings) -> u64 {
         match self {
-            Plan::Files { task: Task::TextGeneration, files, adapters } => {
+            Plan::Files { task, files, adapters } if generates(*task, files) => {
                 let weights = weights(files, adapters);
                 settings.with_cache(weights).unwrap_or(weights)
             }
@@ -93,9 +93,14 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
                 path.display()
             ))),
         },
-        Plan::Files { task: Task::TextGeneration, files, adapters } => {
+        Plan::Files { task: task @ (Task::Translation | Task::Summarization), files, .. }
+            if !generates(task, &files) =>
+        {
+            encoder_decoder(task, &files, settings)
+        }
+        Plan::Files { task, files, adapters } if generates(task, &files) => {
             let (Layout::Gguf(path) | Layout::Safetensors(path)) = &files.layout;
-            text_generation(path, &files, adapters, settings)
+            text_generation(path, &files, adapters, settings).map(|model| tasks::prompted::as_task(model, task))
         }
         Plan::Files { task, files, .. } if vision::TASKS.contains(&task) => match files.layout {
             Layout::Safetensors(ref directory) => {
@@ -112,6 +117,29 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
     }
+}
+
+/// Whether the files are a language model's: translation and summarization may be done by one, which is asked in a prompt.
+fn generates(task: Task, files: &Files) -> bool {
+    match (task, &files.layout) {
+        (Task::TextGeneration, _) | (Task::Translation | Task::Summarization, Layout::Gguf(_)) => true,
+        (Task::Translation | Task::Summarization, Layout::Safetensors(folder)) => {
+            let config = read_config(folder).unwrap_or_default();
+            !config["model_type"].as_str().is_some_and(|kind| seq2seq::config::MODEL_TYPES.contains(&kind))
+        }
+        _ => false,
+    }
+}
+
+/// An encoder-decoder out of a folder of safetensors.
+fn encoder_decoder(task: Task, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+    let (Layout::Gguf(folder) | Layout::Safetensors(folder)) = &files.layout;
+    let settings = seq2seq::Settings { threads: settings.threads, queue: settings.queue, context: files.context };
+    let model = Arc::new(seq2seq::Seq2Seq::load(folder, &settings).map_err(AiError::model_unavailable)?);
+    Ok(match task {
+        Task::Translation => Model::Translation(model),
+        _ => Model::Summarization(model),
+    })
 }
 
 /// An encoder out of a folder of safetensors.
@@ -170,6 +198,10 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
     let fault = |error: mock::ScriptError| AiError::model_unavailable(error);
     Ok(match task {
         Task::TextGeneration => Model::TextGeneration(Arc::new(mock::MockText::new(script).map_err(fault)?)),
+        Task::Translation | Task::Summarization => {
+            let model = mock::MockText::new(script).map_err(fault)?;
+            tasks::prompted::as_task(Model::TextGeneration(Arc::new(model)), task)
+        }
         Task::TextEmbeddings => Model::TextEmbeddings(Arc::new(mock::MockEmbeddings::new(script).map_err(fault)?)),
         Task::Rerank => Model::Rerank(Arc::new(mock::MockRerank::new(script).map_err(fault)?)),
         Task::TextClassification | Task::TokenClassification => {

@@ -169,6 +169,13 @@ impl Directory {
         self.aliases.get(name).map_or(name, String::as_str)
     }
 
+    /// What a request that names `name` wants done: what the model behind it does, unless `name` itself is one of
+    /// Cloudflare's that does something which that model can be asked for.
+    pub(super) fn task(&self, name: &str, behind: Task) -> Task {
+        let own = catalogue::hosted().iter().find(|hosted| hosted.name == name).map(|hosted| hosted.task);
+        own.filter(|own| self.canonical(name) != name && behind.serves(*own)).unwrap_or(behind)
+    }
+
     /// The model that `name` stands for.
     pub(super) fn find(&self, name: &str) -> Option<Known> {
         self.model(self.canonical(name))
@@ -261,7 +268,7 @@ fn local(model: LocalModel) -> Result<Known, ConfigFault> {
         }
         LocalSource::Path(path) => {
             let found = inspect(&name, path)?;
-            if task.is_some_and(|task| !found.task.covers(task)) {
+            if task.is_some_and(|task| !found.task.serves(task)) {
                 let why = format!("the files hold a {} model; remove `task` or give other files", found.task);
                 return Err(ConfigFault::Files { name, why });
             }

@@ -23,7 +23,7 @@ impl Store {
         progress: &mut dyn Progress,
     ) -> Result<Installed, StoreError> {
         let found = inspect(path)?;
-        if let Some(task) = task.filter(|task| !found.task.covers(*task)) {
+        if let Some(task) = task.filter(|task| !found.task.serves(*task)) {
             let why = format!("its files do {}, not {task}", found.task);
             return Err(StoreError::NotAModel { path: path.to_path_buf(), why });
         }

@@ -12,6 +12,7 @@ use super::{StoreError, check_safetensors, plain_file_name};
 use crate::backend::Pooling;
 use crate::catalogue::Task;
 use crate::encoder;
+use crate::seq2seq;
 use crate::text::decoder::hugging_face::MODEL_TYPES;
 use crate::vision;
 
@@ -116,11 +117,14 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         Some(looks) if vision::task(looks).is_some() => return pictures(path, looks),
         Some("whisper") => Task::AutomaticSpeechRecognition,
         Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
+        Some("bart") => Task::Summarization,
+        Some(known) if seq2seq::config::MODEL_TYPES.contains(&known) => Task::Translation,
         Some(other) => {
             let (encoders, known) = (encoder::MODEL_TYPES.join(", "), MODEL_TYPES.join(", "));
             let why = format!(
-                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, whisper, the language models \
-                 {known} and the models of pictures {} from safetensors",
+                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, whisper, the language \
+                 models {known}, the encoder-decoders {} and the models of pictures {} from safetensors",
+                seq2seq::config::MODEL_TYPES.join(", "),
                 vision::MODEL_TYPES.map(|(name, _)| name).join(", ")
             );
             return Err(refuse(path, why));
@@ -128,6 +132,13 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         None => return Err(refuse(path, "its config.json has no model_type".to_owned())),
     };
     let mut files: Vec<_> = ["config.json", "tokenizer.json"].map(|name| path.join(name)).into();
+    if matches!(task, Task::Translation | Task::Summarization) {
+        // Their tokenizers have several forms; which of them are there is the loader's matter.
+        files.retain(|file| file.exists());
+        let forms =
+            ["source.spm", "target.spm", "vocab.json", "target_vocab.json", "sentencepiece.bpe.model", "spiece.model"];
+        files.extend(forms.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
+    }
     let beside = [INDEX, "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
     files.extend(beside.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
     let weights = weight_files(path)?;

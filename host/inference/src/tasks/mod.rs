@@ -7,11 +7,14 @@ mod answer_format;
 mod classification;
 mod images;
 pub(crate) mod media;
+pub(crate) mod prompted;
 mod rerank;
 pub mod speech_recognition;
+pub mod summarization;
 pub mod text_embeddings;
 pub mod text_generation;
 pub(crate) mod tools;
+pub mod translation;
 
 use crate::AiError;
 use crate::backend::Model;
@@ -21,7 +24,9 @@ use crate::request::{RunOutput, RunRequest};
 pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, AiError> {
     match model {
         Model::TextGeneration(model) => text_generation::run(&model, &request).await,
-        Model::TextEmbeddings(_) if request.inputs.get("lora").is_some_and(|name| !name.is_null()) => {
+        Model::TextEmbeddings(_) | Model::Translation(_) | Model::Summarization(_)
+            if request.inputs.get("lora").is_some_and(|name| !name.is_null()) =>
+        {
             Err(AiError::no_adapters(&request.model))
         }
         Model::TextEmbeddings(model) => text_embeddings::run(model, request).await,
@@ -33,6 +38,8 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
         Model::ImageToText(model) => images::describe(model, request).await,
         Model::ImageEmbeddings(model) => images::compare(model, request).await,
         Model::SpeechRecognition(model) => speech_recognition::run(model, request).await,
+        Model::Translation(model) => translation::run(&*model, request).await,
+        Model::Summarization(model) => summarization::run(&*model, request).await,
     }
 }
 

@@ -9,7 +9,6 @@ settings of GENERATIONS.
 
 import json
 import pathlib
-import shutil
 
 import torch
 import transformers
@@ -99,8 +98,7 @@ def make(name, seed):
     weights(model, dtype, seed, config.eos_token_id)
     model.tie_weights()
     folder = HERE / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tensors, seen = {}, set()
     for key, tensor in model.state_dict().items():
         if "embed_positions.weight" in key and name in ("m2m_100", "marian"):
