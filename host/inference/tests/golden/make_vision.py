@@ -297,12 +297,9 @@ def captions(wide, tall):
             if prompt:
                 given["input_ids"] = torch.tensor([tokenizer.encode(prompt).ids])
                 given["attention_mask"] = torch.ones_like(given["input_ids"])
-            for beams in (1, 3):
-                with torch.no_grad():
-                    out = model.generate(**given, num_beams=beams, do_sample=False, max_new_tokens=12, return_dict_in_generate=True, output_scores=True)
-                ids = out.sequences[0].tolist()
-                first = numbers(out.scores[0][0]) if beams == 1 else None
-                cases.append({"picture": "cat" if picture is wide else "tall", "prompt": prompt, "beams": beams, "ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True), "first": first})
+            with torch.no_grad():
+                ids = model.generate(**given, num_beams=1, do_sample=False, max_new_tokens=12)[0].tolist()
+            cases.append({"picture": "cat" if picture is wide else "tall", "prompt": prompt, "ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True)})
     GOLDEN["captions"] = cases
 
 
