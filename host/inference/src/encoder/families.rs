@@ -11,18 +11,8 @@ use super::description::{Description, LayerKind};
 use crate::catalogue::Task;
 
 /// The `model_type`s that are encoders of text.
-pub(crate) const MODEL_TYPES: [&str; 10] = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "distilbert",
-    "nomic_bert",
-    "new",
-    "gte",
-    "modernbert",
-    "jina_bert",
-];
+pub(crate) const MODEL_TYPES: [&str; 9] =
+    ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "nomic_bert", "new", "gte", "modernbert"];
 
 const VOCABULARY: usize = 1 << 21;
 const HIDDEN: usize = 1 << 13;
@@ -36,7 +26,7 @@ const TYPES: usize = 64;
 pub(super) fn describe(config: &Value) -> Result<Description, String> {
     let keys = Keys(config.as_object().ok_or("it is no object")?);
     let description = match keys.text("model_type")?.unwrap_or("bert") {
-        "bert" | "jina_bert" if keys.text("position_embedding_type")? == Some("alibi") => bert::jina(&keys),
+        "bert" if keys.text("position_embedding_type")? == Some("alibi") => bert::jina(&keys),
         "bert" => bert::bert(&keys),
         "roberta" | "xlm-roberta" | "camembert" => bert::roberta(&keys),
         "distilbert" => bert::distilbert(&keys),
