@@ -85,8 +85,6 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
     assert!((x.count - 1) * y_stride + outputs <= y.len(), "y is shorter than its rows");
     assert!(bias.is_empty() || bias.len() == outputs, "bias and weight differ");
     let mut tile_out = [[0.0_f32; NR]; MAX_ROWS];
-    // Tiles of about the same size: one of few rows would wait for its own sums.
-    let tile = x.count.div_ceil(x.count.div_ceil(MAX_ROWS));
     for panel in 0..outputs.div_ceil(NR) {
         let weights = &weight.data[panel * inputs * NR..(panel + 1) * inputs * NR];
         let first = panel * NR;
@@ -97,7 +95,7 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
         }
         let mut row = 0;
         while row < x.count {
-            let rows = tile.min(x.count - row);
+            let rows = MAX_ROWS.min(x.count - row);
             let tile_out = &mut tile_out[..rows];
             product::<F32>(isa, as_bytes(weights), &x.data[row * x.stride..], x.stride, &initial, tile_out);
             for (index, values) in tile_out.iter().enumerate() {
