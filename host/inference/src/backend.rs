@@ -8,6 +8,7 @@ mod images;
 mod rerank;
 mod speech_recognition;
 mod summarization;
+mod text_to_image;
 mod translation;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use images::*;
 pub use rerank::*;
 pub use speech_recognition::*;
 pub use summarization::*;
+pub use text_to_image::*;
 pub use translation::*;
 
 /// A model that is ready to compute.
@@ -54,6 +56,8 @@ pub enum Model {
     Translation(Arc<dyn Translation>),
     /// Summarization.
     Summarization(Arc<dyn Summarization>),
+    /// Pictures from texts.
+    TextToImage(Arc<dyn TextToImage>),
 }
 
 /// Generates text.

@@ -218,7 +218,7 @@ pub enum Conversion {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Artefact {
-    /// Its name, no folder.
+    /// Its name; of a model of several parts with the part's folder and a slash before it.
     pub file: String,
     /// Its sum, in hex.
     pub sha256: String,

@@ -10,9 +10,10 @@
 
 mod clip;
 mod config;
-pub(crate) mod files;
+mod files;
 mod layers;
 mod noise;
+mod painter;
 mod pipeline;
 mod resnet;
 mod schedule;
@@ -22,6 +23,9 @@ mod unet;
 mod vae;
 mod words;
 
+pub(crate) use files::{PIPELINES, Parts};
 pub use layers::Plane;
+pub(crate) use painter::encode;
+pub use painter::{Painter, Settings};
 pub use pipeline::{Drawing, Meaning, Pipeline};
 pub use schedule::{Schedule, Steps};

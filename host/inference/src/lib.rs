@@ -13,14 +13,12 @@ pub mod backend;
 pub mod catalogue;
 mod desk;
 pub mod device;
-#[allow(dead_code)]
 pub mod diffusion;
 pub mod encoder;
 pub mod engine;
 mod error;
 pub mod mock;
 mod nearest;
-#[allow(dead_code)]
 mod pictures;
 mod request;
 pub mod seq2seq;

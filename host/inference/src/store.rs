@@ -244,7 +244,7 @@ impl Store {
         if manifest.name != name.as_str() {
             return Err(damaged(format!("{MANIFEST} speaks of {:?}", manifest.name)));
         }
-        if let Some(file) = manifest.files.iter().find(|file| !plain_file_name(&file.file)) {
+        if let Some(file) = manifest.files.iter().find(|file| !plain_path(&file.file)) {
             return Err(damaged(format!("{MANIFEST} names the file {:?}", file.file)));
         }
         let layout = layout(&folder, &manifest);
@@ -302,6 +302,11 @@ fn layout(folder: &Path, manifest: &Manifest) -> Layout {
         Some(file) => Layout::Gguf(folder.join(&file.file)),
         None => Layout::Safetensors(folder.to_path_buf()),
     }
+}
+
+/// A name, or one in a folder of such a name, that stays in the folder it is joined to.
+fn plain_path(path: &str) -> bool {
+    path.split('/').count() <= 2 && path.split('/').all(plain_file_name)
 }
 
 /// A name that stays in the folder it is joined to.

@@ -1,6 +1,6 @@
 //! A part's `config.json`, its values bounded before they size anything.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -29,8 +29,9 @@ impl Config {
         Ok(Config { path, value })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    #[cfg(test)]
+    pub(super) fn of(value: Value) -> Config {
+        Config { path: PathBuf::from("test"), value }
     }
 
     pub(super) fn fault(&self, why: impl std::fmt::Display) -> String {

@@ -27,6 +27,18 @@ const SMALL: [&str; 8] = [
     "added_tokens.json",
 ];
 
+/// The pipelines, by diffusers' names, whose models are read here. What a pipeline does with a picture that it is given
+/// is the request's choice here, so those for pictures and masks are the same model.
+pub(crate) const PIPELINES: [&str; 7] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+];
+
 /// The parts that a folder's `model_index.json` names.
 pub(crate) struct Parts {
     folder: PathBuf,

@@ -218,17 +218,20 @@ fn kept(config: &Config, kind: Kind) -> Result<Vec<f64>, String> {
     if count < 2 {
         return Err(config.fault("num_train_timesteps is 1"));
     }
-    let (start, end) = (config.number("beta_start", Some(1e-4))?, config.number("beta_end", Some(0.02))?);
+    // What the configuration leaves out is its class's default in diffusers.
+    let (start, end, shape) =
+        if matches!(kind, Kind::Lcm { .. }) { (0.00085, 0.012, "scaled_linear") } else { (1e-4, 0.02, "linear") };
+    let (start, end) = (config.number("beta_start", Some(start))?, config.number("beta_end", Some(end))?);
     if !(0.0..1.0).contains(&start) || !(0.0..1.0).contains(&end) {
         return Err(config.fault(format_args!("beta_start {start} or beta_end {end} is not from 0 to below 1")));
     }
     let between = |start: f64, end: f64, at: usize| start + (end - start) * at as f64 / (count - 1) as f64;
     let cosine = |at: usize| ((at as f64 / count as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-    let beta: Box<dyn Fn(usize) -> f64> = match config.text("beta_schedule") {
-        None | Some("linear") => Box::new(|at| between(start, end, at)),
-        Some("scaled_linear") => Box::new(|at| between(start.sqrt(), end.sqrt(), at).powi(2)),
-        Some("squaredcos_cap_v2") => Box::new(|at| (1.0 - cosine(at + 1) / cosine(at)).min(0.999)),
-        Some(other) => return Err(config.fault(format_args!("beta_schedule is {other:.40?}"))),
+    let beta: Box<dyn Fn(usize) -> f64> = match config.text("beta_schedule").unwrap_or(shape) {
+        "linear" => Box::new(|at| between(start, end, at)),
+        "scaled_linear" => Box::new(|at| between(start.sqrt(), end.sqrt(), at).powi(2)),
+        "squaredcos_cap_v2" => Box::new(|at| (1.0 - cosine(at + 1) / cosine(at)).min(0.999)),
+        other => return Err(config.fault(format_args!("beta_schedule is {other:.40?}"))),
     };
     let mut left = 1.0;
     let mut kept: Vec<f64> = (0..count)
@@ -278,3 +281,6 @@ impl Schedule {
         (self.clip.map_or(picture, |range| picture.clamp(-range, range)), rest)
     }
 }
+
+#[cfg(test)]
+mod tests;

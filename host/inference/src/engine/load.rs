@@ -14,7 +14,7 @@ use crate::catalogue::Task;
 use crate::device::{self, Placement};
 use crate::store::{Layout, read_config};
 use crate::text::AdapterSource;
-use crate::{encoder, mock, seq2seq, speech, tasks, text, vision};
+use crate::{diffusion, encoder, mock, seq2seq, speech, tasks, text, vision};
 
 /// What all models of an engine share.
 #[derive(Clone)]
@@ -114,6 +114,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
             ))),
         },
         Plan::Files { task: Task::AutomaticSpeechRecognition, files, .. } => speech(&files, settings),
+        Plan::Files { task: Task::TextToImage, files, .. } => painter(&files.layout, settings),
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
     }
@@ -173,6 +174,14 @@ fn speech(files: &Files, settings: &Settings) -> Result<Model, AiError> {
     Ok(Model::SpeechRecognition(Arc::new(recognizer)))
 }
 
+/// A model that draws, out of a folder with `model_index.json`.
+fn painter(layout: &Layout, settings: &Settings) -> Result<Model, AiError> {
+    let (Layout::Gguf(path) | Layout::Safetensors(path)) = layout;
+    let settings = diffusion::Settings { threads: settings.threads, queue: settings.queue };
+    let painter = diffusion::Painter::load(path, settings).map_err(AiError::model_unavailable)?;
+    Ok(Model::TextToImage(Arc::new(painter)))
+}
+
 /// A language model out of a GGUF file or a folder of safetensors.
 fn text_generation(
     path: &Path,
@@ -223,6 +232,7 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
         Task::AutomaticSpeechRecognition => {
             Model::SpeechRecognition(Arc::new(mock::MockSpeech::new(script).map_err(fault)?))
         }
+        Task::TextToImage => Model::TextToImage(Arc::new(mock::MockPictures::new(script).map_err(fault)?)),
         other => return Err(AiError::model_unavailable(format_args!("no script can stand in for {other} yet"))),
     })
 }

@@ -4,14 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::staging::Staging;
-use super::{
-    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_file_name,
-};
+use super::{FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_path};
 use crate::catalogue::{Artefact, Task};
 
 impl Store {
-    /// Puts a GGUF file, or a folder with `config.json`, `tokenizer.json` and `model.safetensors`, into the store under
-    /// `name`. Files are hard-linked where the file system allows, else copied.
+    /// Puts a GGUF file, or a folder with `config.json`, `tokenizer.json` and `model.safetensors` or with
+    /// `model_index.json` and its parts, into the store under `name`. Files are hard-linked where the file system allows, else copied.
     ///
     /// # Errors
     /// [`StoreError::Taken`], [`StoreError::NotAModel`] also when `task` is not what the files do, [`StoreError::Io`].
@@ -32,7 +30,7 @@ impl Store {
             return Err(StoreError::Taken(name.to_string()));
         }
         progress.start(&format!("importing {name}"), Some(found.bytes));
-        let gathered = gather(&found.files, &staging.model(), progress);
+        let gathered = gather(path, &found.files, &staging.model(), progress);
         progress.finish();
         let manifest = Manifest {
             format: FORMAT,
@@ -50,20 +48,27 @@ impl Store {
     }
 }
 
-fn gather(files: &[PathBuf], folder: &Path, progress: &mut dyn Progress) -> Result<Vec<Artefact>, StoreError> {
+fn gather(
+    root: &Path,
+    files: &[PathBuf],
+    folder: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Artefact>, StoreError> {
     let mut artefacts = Vec::new();
     for from in files {
         // Hub caches hold links to content-addressed files: the name is the link's, the bytes are its target's.
         let real = fs::canonicalize(from).map_err(StoreError::io("cannot read", from))?;
-        let file = from.file_name().and_then(|name| name.to_str()).filter(|name| plain_file_name(name));
+        let file = name(root, from).filter(|name| plain_path(name));
         let file = file.ok_or_else(|| StoreError::NotAModel {
             path: from.clone(),
             why: "its name is not UTF-8 or has characters that file systems give a meaning to; rename it".to_owned(),
         })?;
         // The store tells a model's layout by the extension.
-        let file =
-            if files.len() == 1 && !inspect::is_gguf_name(file) { format!("{file}.gguf") } else { file.to_owned() };
+        let file = if files.len() == 1 && !inspect::is_gguf_name(&file) { format!("{file}.gguf") } else { file };
         let to = folder.join(&file);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("cannot create", parent))?;
+        }
         if fs::hard_link(&real, &to).is_err() {
             fs::copy(&real, &to).map_err(StoreError::io("cannot copy", &real))?;
         }
@@ -72,4 +77,13 @@ fn gather(files: &[PathBuf], folder: &Path, progress: &mut dyn Progress) -> Resu
         artefacts.push(Artefact { file, sha256, bytes });
     }
     Ok(artefacts)
+}
+
+/// The file's name below `root`, with a slash between folder and name; its name alone where it is the root or a part of
+/// none.
+fn name(root: &Path, file: &Path) -> Option<String> {
+    let below = file.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
+    let below = below.or_else(|| file.file_name().map(Path::new))?;
+    let names: Option<Vec<&str>> = below.iter().map(|name| name.to_str()).collect();
+    Some(names?.join("/"))
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{StoreError, check_safetensors, plain_file_name};
 use crate::backend::Pooling;
 use crate::catalogue::Task;
+use crate::diffusion::{PIPELINES, Parts};
 use crate::encoder;
 use crate::seq2seq;
 use crate::text::decoder::hugging_face::MODEL_TYPES;
@@ -30,7 +31,8 @@ const MAX_SHARDS: usize = 1024;
 pub enum Layout {
     /// One GGUF file.
     Gguf(PathBuf),
-    /// A folder with `config.json`, `tokenizer.json` and `model.safetensors` or its shards.
+    /// A folder with `config.json`, `tokenizer.json` and `model.safetensors` or its shards, or with `model_index.json`
+    /// and a folder of these for each part.
     Safetensors(PathBuf),
 }
 
@@ -108,6 +110,9 @@ fn gguf(path: &Path) -> Result<Inspected, StoreError> {
 }
 
 fn folder(path: &Path) -> Result<Inspected, StoreError> {
+    if path.join("model_index.json").exists() {
+        return parts(path);
+    }
     if !path.join("config.json").exists() {
         return only_gguf(path);
     }
@@ -193,6 +198,26 @@ fn pictures(path: &Path, model_type: &str) -> Result<Inspected, StoreError> {
         pooling: None,
         files,
     })
+}
+
+/// A model of several parts in folders of their own, as diffusers publishes them.
+fn parts(path: &Path) -> Result<Inspected, StoreError> {
+    let parts = Parts::open(path).map_err(|why| refuse(path, why))?;
+    if !PIPELINES.contains(&parts.class()) {
+        let known = PIPELINES.join(", ");
+        let why = format!("its model_index.json says _class_name {:.80?}; this host reads {known}", parts.class());
+        return Err(refuse(path, why));
+    }
+    let files = parts.files().map_err(|why| refuse(path, why))?;
+    let mut bytes = 0_u64;
+    for file in &files {
+        if file.extension().is_some_and(|extension| extension == "safetensors") {
+            check_safetensors(file).map_err(|why| refuse(file, why))?;
+        }
+        bytes = bytes.saturating_add(fs::metadata(file).map_err(StoreError::io("cannot read", file))?.len());
+    }
+    let layout = Layout::Safetensors(path.to_path_buf());
+    Ok(Inspected { layout, task: Task::TextToImage, bytes, dimensions: None, files })
 }
 
 /// The files that hold the weights of the checkpoint in `folder`: `model.safetensors`, or the shards that its index

@@ -55,6 +55,9 @@ impl Staging {
             let path = model.join(name);
             let synced = File::open(&path).and_then(|file| file.sync_all());
             synced.map_err(StoreError::io("cannot write to disk", &path))?;
+            if let Some(parent) = path.parent().filter(|parent| *parent != model) {
+                sync_folder(parent)?;
+            }
         }
         sync_folder(&model)?;
         retire(&self.target, &self.root.join("old"))?;

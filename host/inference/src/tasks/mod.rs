@@ -13,6 +13,7 @@ pub mod speech_recognition;
 pub mod summarization;
 pub mod text_embeddings;
 pub mod text_generation;
+pub mod text_to_image;
 pub(crate) mod tools;
 pub mod translation;
 
@@ -40,6 +41,7 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
         Model::SpeechRecognition(model) => speech_recognition::run(model, request).await,
         Model::Translation(model) => translation::run(&*model, request).await,
         Model::Summarization(model) => summarization::run(&*model, request).await,
+        Model::TextToImage(model) => text_to_image::run(model, request).await,
     }
 }
 

@@ -15,4 +15,5 @@ mod speech;
 mod store;
 mod support;
 mod text_generation;
+mod text_to_image;
 mod vision;

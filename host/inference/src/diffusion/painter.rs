@@ -1,0 +1,112 @@
+//! A model that draws for whoever asks, one picture at a time.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use image::RgbImage;
+
+use super::pipeline::{Drawing, Pipeline};
+use crate::backend::{Canvas, DrawRequest, PictureFormat, SentPicture, TextToImage};
+use crate::desk::Desk;
+use crate::{AiError, pictures};
+
+/// How a model runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Requests of one tenant that may wait.
+    pub queue: NonZeroUsize,
+}
+
+/// A text-to-image model with its thread.
+pub struct Painter {
+    desk: Desk<Pipeline>,
+    canvas: Canvas,
+}
+
+impl Painter {
+    /// Reads a folder with `model_index.json` and starts the thread. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with which file, in words.
+    pub fn load(folder: &Path, settings: Settings) -> Result<Painter, String> {
+        let pipeline = Pipeline::load(folder, settings.threads)?;
+        let ((height, width), unit) = (pipeline.native(), pipeline.factor());
+        let desk = Desk::open("diffusion", settings.queue, pipeline)
+            .map_err(|error| format!("no thread for the model: {error}"))?;
+        Ok(Painter { desk, canvas: Canvas { height, width, unit } })
+    }
+}
+
+impl TextToImage for Painter {
+    fn draw(&self, request: DrawRequest) -> BoxFuture<'_, Result<Bytes, AiError>> {
+        let canvas = self.canvas;
+        let (tenant, deadline) = (request.tenant.clone(), request.deadline);
+        self.desk
+            .run(tenant, deadline, move |pipeline, ticket| {
+                let drawing = drawing(pipeline, canvas, &request)?;
+                let picture = pipeline.draw(&drawing, &|| ticket.check())?;
+                encode(&picture, request.format)
+            })
+            .boxed()
+    }
+
+    fn canvas(&self) -> Canvas {
+        self.canvas
+    }
+}
+
+/// `picture` as it was asked for.
+pub(crate) fn encode(picture: &RgbImage, format: PictureFormat) -> Result<Bytes, AiError> {
+    match format {
+        PictureFormat::Png => pictures::png(picture),
+        PictureFormat::Jpeg => pictures::jpeg(picture),
+    }
+}
+
+/// The request with the model's own choices for what it leaves open.
+fn drawing(pipeline: &Pipeline, canvas: Canvas, request: &DrawRequest) -> Result<Drawing, AiError> {
+    let decode = |sent: &SentPicture| pictures::decode(&sent.data, sent.property);
+    let image = request.image.as_ref().map(decode).transpose()?;
+    let (height, width) = image.as_ref().map_or((canvas.height, canvas.width), |image| fitting(image, canvas));
+    Ok(Drawing {
+        prompt: request.prompt.clone(),
+        negative: request.negative_prompt.clone(),
+        height: request.height.unwrap_or(height),
+        width: request.width.unwrap_or(width),
+        steps: request.steps,
+        guidance: request.guidance.unwrap_or_else(|| pipeline.default_guidance()),
+        seed: request.seed.unwrap_or_else(rand::random),
+        mask: request.mask.as_ref().map(decode).transpose()?,
+        image,
+        strength: request.strength,
+    })
+}
+
+/// The proportions of `image` on the area that the model was trained on.
+fn fitting(image: &RgbImage, canvas: Canvas) -> (usize, usize) {
+    let (height, width) = (f64::from(image.height().max(1)), f64::from(image.width().max(1)));
+    let scale = ((canvas.height * canvas.width) as f64 / (height * width)).sqrt();
+    // Four times as long as the canvas is as far as proportions are kept: no side becomes nothing.
+    let most = 4 * canvas.height.max(canvas.width) / canvas.unit;
+    let side = |side: f64| ((side * scale / canvas.unit as f64).round() as usize).clamp(1, most.max(1)) * canvas.unit;
+    (side(height), side(width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_keep_their_proportions() {
+        let canvas = Canvas { height: 512, width: 512, unit: 8 };
+        let fit = |height, width| fitting(&RgbImage::new(width, height), canvas);
+        assert_eq!(fit(512, 512), (512, 512));
+        assert_eq!(fit(3000, 4000), (440, 592));
+        assert_eq!(fit(1, 8000), (8, 2048));
+    }
+}
