@@ -11,6 +11,7 @@
 mod clip;
 mod config;
 mod files;
+mod flux;
 mod layers;
 mod noise;
 mod painter;
@@ -24,6 +25,7 @@ mod vae;
 mod words;
 
 pub(crate) use files::{PIPELINES, Parts};
+pub use flux::Flux;
 pub use layers::Plane;
 pub(crate) use painter::encode;
 pub use painter::{Painter, Settings};

@@ -27,9 +27,11 @@ const SMALL: [&str; 8] = [
     "added_tokens.json",
 ];
 
+/// The pipeline that is none of Stable Diffusion's.
+pub(super) const FLUX: &str = "FluxPipeline";
 /// The pipelines, by diffusers' names, whose models are read here. What a pipeline does with a picture that it is given
 /// is the request's choice here, so those for pictures and masks are the same model.
-pub(crate) const PIPELINES: [&str; 7] = [
+pub(crate) const PIPELINES: [&str; 8] = [
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
@@ -37,6 +39,7 @@ pub(crate) const PIPELINES: [&str; 7] = [
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
     "LatentConsistencyModelPipeline",
+    FLUX,
 ];
 
 /// The parts that a folder's `model_index.json` names.

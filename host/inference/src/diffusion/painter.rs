@@ -8,8 +8,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use image::RgbImage;
 
+use super::files::{FLUX, Parts};
+use super::flux::Flux;
 use super::pipeline::{Drawing, Pipeline};
-use crate::backend::{Canvas, DrawRequest, PictureFormat, SentPicture, TextToImage};
+use crate::backend::{Canvas, DrawRequest, PictureAnswer, PictureFormat, SentPicture, TextToImage};
 use crate::desk::Desk;
 use crate::{AiError, pictures};
 
@@ -24,8 +26,42 @@ pub struct Settings {
 
 /// A text-to-image model with its thread.
 pub struct Painter {
-    desk: Desk<Pipeline>,
+    desk: Desk<Artist>,
     canvas: Canvas,
+    answer: PictureAnswer,
+}
+
+/// What draws.
+enum Artist {
+    StableDiffusion(Box<Pipeline>),
+    Flux(Box<Flux>),
+}
+
+/// The guidance that FLUX is told when none is asked for, where it was trained to know it.
+const FLUX_GUIDANCE: f64 = 3.5;
+
+impl Artist {
+    fn load(folder: &Path, threads: NonZeroUsize) -> Result<Artist, String> {
+        if Parts::open(folder)?.class() == FLUX {
+            return Flux::load(folder, threads).map(Box::new).map(Artist::Flux);
+        }
+        Pipeline::load(folder, threads).map(Box::new).map(Artist::StableDiffusion)
+    }
+
+    fn canvas(&self) -> Canvas {
+        let ((height, width), unit) = match self {
+            Artist::StableDiffusion(pipeline) => (pipeline.native(), pipeline.factor()),
+            Artist::Flux(flux) => (flux.native(), flux.factor()),
+        };
+        Canvas { height, width, unit }
+    }
+
+    fn default_guidance(&self) -> f64 {
+        match self {
+            Artist::StableDiffusion(pipeline) => pipeline.default_guidance(),
+            Artist::Flux(_) => FLUX_GUIDANCE,
+        }
+    }
 }
 
 impl Painter {
@@ -34,11 +70,15 @@ impl Painter {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<Painter, String> {
-        let pipeline = Pipeline::load(folder, settings.threads)?;
-        let ((height, width), unit) = (pipeline.native(), pipeline.factor());
-        let desk = Desk::open("diffusion", settings.queue, pipeline)
+        let artist = Artist::load(folder, settings.threads)?;
+        let canvas = artist.canvas();
+        let answer = match artist {
+            Artist::StableDiffusion(_) => PictureAnswer::Png,
+            Artist::Flux(_) => PictureAnswer::Json,
+        };
+        let desk = Desk::open("diffusion", settings.queue, artist)
             .map_err(|error| format!("no thread for the model: {error}"))?;
-        Ok(Painter { desk, canvas: Canvas { height, width, unit } })
+        Ok(Painter { desk, canvas, answer })
     }
 }
 
@@ -47,9 +87,12 @@ impl TextToImage for Painter {
         let canvas = self.canvas;
         let (tenant, deadline) = (request.tenant.clone(), request.deadline);
         self.desk
-            .run(tenant, deadline, move |pipeline, ticket| {
-                let drawing = drawing(pipeline, canvas, &request)?;
-                let picture = pipeline.draw(&drawing, &|| ticket.check())?;
+            .run(tenant, deadline, move |artist, ticket| {
+                let drawing = drawing(artist, canvas, &request)?;
+                let picture = match artist {
+                    Artist::StableDiffusion(pipeline) => pipeline.draw(&drawing, &|| ticket.check()),
+                    Artist::Flux(flux) => flux.draw(&drawing, &|| ticket.check()),
+                }?;
                 encode(&picture, request.format)
             })
             .boxed()
@@ -57,6 +100,10 @@ impl TextToImage for Painter {
 
     fn canvas(&self) -> Canvas {
         self.canvas
+    }
+
+    fn answer(&self) -> PictureAnswer {
+        self.answer
     }
 }
 
@@ -69,7 +116,7 @@ pub(crate) fn encode(picture: &RgbImage, format: PictureFormat) -> Result<Bytes,
 }
 
 /// The request with the model's own choices for what it leaves open.
-fn drawing(pipeline: &Pipeline, canvas: Canvas, request: &DrawRequest) -> Result<Drawing, AiError> {
+fn drawing(artist: &Artist, canvas: Canvas, request: &DrawRequest) -> Result<Drawing, AiError> {
     let decode = |sent: &SentPicture| pictures::decode(&sent.data, sent.property);
     let image = request.image.as_ref().map(decode).transpose()?;
     let (height, width) = image.as_ref().map_or((canvas.height, canvas.width), |image| fitting(image, canvas));
@@ -79,7 +126,7 @@ fn drawing(pipeline: &Pipeline, canvas: Canvas, request: &DrawRequest) -> Result
         height: request.height.unwrap_or(height),
         width: request.width.unwrap_or(width),
         steps: request.steps,
-        guidance: request.guidance.unwrap_or_else(|| pipeline.default_guidance()),
+        guidance: request.guidance.unwrap_or_else(|| artist.default_guidance()),
         seed: request.seed.unwrap_or_else(rand::random),
         mask: request.mask.as_ref().map(decode).transpose()?,
         image,

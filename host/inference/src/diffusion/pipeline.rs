@@ -367,7 +367,7 @@ impl Kept {
     }
 }
 
-fn no_numbers() -> AiError {
+pub(super) fn no_numbers() -> AiError {
     AiError::model_unavailable("its weights give values that are no numbers; verify the model")
 }
 

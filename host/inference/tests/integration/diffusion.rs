@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use host_inference::diffusion::{Drawing, Pipeline, Plane};
+use host_inference::diffusion::{Drawing, Flux, Pipeline, Plane};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -178,4 +178,22 @@ fn a_real_model_agrees_with_diffusers() {
     latent.data.iter_mut().for_each(|value| *value /= 0.421_925_88);
     let found = pipeline.decode(&latent);
     assert!(apart("decoded", &found.data, &references.plane("decoded").data) < 5e-5);
+}
+
+#[test]
+fn flux_agrees_with_diffusers() {
+    let folder = golden("flux");
+    let flux = Flux::load(&folder, NonZeroUsize::new(2).unwrap()).unwrap();
+    let references = References::open(&folder.join("reference.safetensors"));
+    let note: Value = serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap();
+    let (tokens, whole) = flux.read(note["prompt"].as_str().unwrap()).unwrap();
+    assert!(apart("tokens", &tokens, references.values("states")) < STAGE);
+    assert!(apart("whole", &whole, references.values("pooled")) < STAGE);
+    let drawing = drawing(&note, 12, 16);
+    let found = flux.denoise(&drawing, &references.plane("start"), &|| Ok(())).unwrap();
+    assert!(apart("final", &found.data, &references.plane("final").data) < WHOLE);
+    let picture = flux.draw(&drawing, &|| Ok(())).unwrap();
+    assert_eq!(picture.dimensions(), (16, 12));
+    let stopped = flux.draw(&drawing, &|| Err(host_inference::AiError::aborted()));
+    assert_eq!(stopped.unwrap_err().code, 3008);
 }

@@ -8,8 +8,11 @@ import json, os, shutil, sys
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -205,7 +208,59 @@ def sdxl():
     finish(folder, refs, dict(prompt=PROMPT, negative_prompt=NEGATIVE, steps=5, guidance=4.0))
 
 
+def pieces(folder):
+    """A T5-like tokenizer: words after a mark of a space, letters where a word is unknown."""
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789,.!")
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("\u2581", -3.0)] + [(c, -6.0) for c in letters]
+    vocab += [("\u2581" + w, -2.0) for w in WORDS]
+    tok = Tokenizer(models.Unigram(vocab, unk_id=2))
+    tok.normalizer = normalizers.Lowercase()
+    tok.pre_tokenizer = pre_tokenizers.Metaspace()
+    tok.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    os.makedirs(folder, exist_ok=True)
+    tok.save(f"{folder}/tokenizer.json", pretty=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"), len(vocab)
+
+
+def flux():
+    folder = os.path.join(HERE, "flux")
+    shutil.rmtree(folder, ignore_errors=True)
+    vocab = tokenizer(f"{folder}/tokenizer", "<|endoftext|>")
+    tok2, count = pieces(f"{folder}/tokenizer_2")
+    one = randomize(clip(vocab, 8, "quick_gelu", 2, eos=2), 1)
+    two = randomize(T5EncoderModel(T5Config(vocab_size=count, d_model=8, d_kv=4, num_heads=3, d_ff=12, num_layers=2,
+                                            feed_forward_proj="gated-gelu", relative_attention_num_buckets=8,
+                                            relative_attention_max_distance=32)), 2)
+    net = randomize(FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=2,
+                                           attention_head_dim=8, num_attention_heads=2, joint_attention_dim=8,
+                                           pooled_projection_dim=8, axes_dims_rope=(2, 2, 4)), 3)
+    v = vae(4, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1159)
+    for model, name in [(one, "text_encoder"), (two, "text_encoder_2"), (net, "transformer"), (v, "vae")]:
+        store(model, f"{folder}/{name}")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.save_config(f"{folder}/scheduler")
+    parts = dict(scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"], text_encoder=["transformers", "CLIPTextModel"],
+                 text_encoder_2=["transformers", "T5EncoderModel"], tokenizer=["transformers", "CLIPTokenizer"],
+                 tokenizer_2=["transformers", "T5TokenizerFast"], transformer=["diffusers", "FluxTransformer2DModel"],
+                 vae=["diffusers", "AutoencoderKL"])
+    index(folder, "FluxPipeline", parts)
+    tok = CLIPTokenizer.from_pretrained(f"{folder}/tokenizer")
+    pipe = FluxPipeline(scheduler, v, one, tok, two, tok2, net)
+    pipe.set_progress_bar_config(disable=True)
+    prompt = "the cat in the red hat, on a tree!"
+    states, pooled, _ = pipe.encode_prompt(prompt, prompt, max_sequence_length=256)
+    refs = {"states": states, "pooled": pooled}
+    start = noise((1, 4, 6, 8), 6)
+    refs["start"] = start
+    packed = pipe._pack_latents(start, 1, 4, 6, 8)
+    final = pipe(prompt, num_inference_steps=3, guidance_scale=0.0, latents=packed, height=12, width=16,
+                 max_sequence_length=256, output_type="latent").images
+    refs["final"] = pipe._unpack_latents(final, 12, 16, pipe.vae_scale_factor)
+    refs["vae_latent"] = noise((1, 4, 6, 8), 7)
+    finish(folder, refs, dict(prompt=prompt, steps=3, guidance=0.0))
+
+
 if __name__ == "__main__":
     with torch.no_grad():
-        for kind in sys.argv[1:] or ["sd15", "sd21", "sdxl"]:
-            sdxl() if kind == "sdxl" else sd(kind)
+        for kind in sys.argv[1:] or ["sd15", "sd21", "sdxl", "flux"]:
+            {"sdxl": sdxl, "flux": flux}.get(kind, lambda: sd(kind))()
