@@ -170,10 +170,10 @@ impl Directory {
     }
 
     /// What a request that names `name` wants done: what the model behind it does, unless `name` itself is one of
-    /// Cloudflare's that does something which that model can be asked for.
+    /// Cloudflare's that does something which a language model behind it can be asked for.
     pub(super) fn task(&self, name: &str, behind: Task) -> Task {
         let own = catalogue::hosted().iter().find(|hosted| hosted.name == name).map(|hosted| hosted.task);
-        own.filter(|own| self.canonical(name) != name && behind.serves(*own)).unwrap_or(behind)
+        own.filter(|own| behind == Task::TextGeneration && behind.serves(*own)).unwrap_or(behind)
     }
 
     /// The model that `name` stands for.

@@ -125,7 +125,7 @@ fn bart(keys: Keys<'_>, family: &str) -> Result<Description, String> {
         })
     };
     let encoder = stack("encoder", vocabulary)?;
-    let own = keys.number("decoder_vocab_size", 1, MAX_VOCABULARY)?.filter(|_| !shared);
+    let own = keys.number("decoder_vocab_size", 1, MAX_VOCABULARY)?.filter(|_| family == "marian" && !shared);
     let decoder = stack("decoder", own.unwrap_or(vocabulary))?;
     let head = "lm_head.weight".to_owned();
     let heads = [decoder.embedding.clone(), vec![head.clone()]].concat();

@@ -101,7 +101,8 @@ impl Model {
             Some(Value::Object(tasks)) => tasks.clone(),
             _ => Map::new(),
         };
-        let base: Map<String, Value> = config.into_iter().chain(own).collect();
+        let base: Map<String, Value> =
+            config.into_iter().chain(own.into_iter().filter(|(_, value)| !value.is_null())).collect();
         for (name, task) in tasks.iter().filter_map(|(name, task)| Some((name, task.as_object()?))) {
             Generation::read(&[task, &base], vocabulary).map_err(|error| fault(format!("{name}: {error}")))?;
         }

@@ -13,8 +13,8 @@ use crate::AiError;
 pub(super) enum Pair {
     /// The source's in front of the text and the end behind it; the target's is the answer's first after its start.
     Before { end: u32 },
-    /// The end and the source's behind the text; the target's is the answer's start.
-    Behind { end: u32 },
+    /// The end and the source's behind the text; the target's is the answer's start or, if forced, follows that.
+    Behind { end: u32, forced: bool },
     /// The target's in front of the text, as `>>fra<<`; the source is known to the model.
     Target { end: u32, source: Option<Language> },
     /// Both are known to the model, where its files say them.
@@ -31,12 +31,15 @@ impl Pair {
         texts: &Texts,
         end: u32,
     ) -> Self {
-        let class = tokenizer.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+        // Older checkpoints name the class in the model's configuration.
+        let class = tokenizer.get("tokenizer_class").or(config.get("tokenizer_class"));
+        let class = class.and_then(Value::as_str).unwrap_or_default();
         let legacy = tokenizer.get("legacy_behaviour").and_then(Value::as_bool).unwrap_or(false);
         match architecture {
             "t5" => Self::Prompt,
-            "mbart" if !class.starts_with("MBart50") => Self::Behind { end },
-            "m2m_100" | "mbart" if !texts.languages.is_empty() && !legacy => Self::Before { end },
+            "mbart" if !class.starts_with("MBart50") => Self::Behind { end, forced: false },
+            "m2m_100" | "mbart" if legacy => Self::Behind { end, forced: true },
+            "m2m_100" | "mbart" => Self::Before { end },
             _ => {
                 let (source, target) = published(config, tokenizer);
                 if texts.languages.keys().any(|token| token.starts_with(">>")) {
@@ -62,10 +65,14 @@ impl Pair {
                 generation.forced_first = Some(token(texts, "target_lang", target)?);
                 Ok((vec![source], vec![*end]))
             }
-            Self::Behind { end } => {
+            Self::Behind { end, forced } => {
                 let source = token(texts, "source_lang", source.unwrap_or("en"))?;
-                generation.start = token(texts, "target_lang", target)?;
-                generation.forced_first = None;
+                let target = token(texts, "target_lang", target)?;
+                if *forced {
+                    generation.forced_first = Some(target);
+                } else {
+                    (generation.start, generation.forced_first) = (target, None);
+                }
                 Ok((Vec::new(), vec![*end, source]))
             }
             Self::Target { end, source: own } => {
@@ -115,9 +122,33 @@ fn published(config: &Map<String, Value>, tokenizer: &Map<String, Value>) -> (Op
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;
+
+    /// What an mBART with this class of tokenizer is told for English to Romanian: before, behind, start, forced first.
+    fn told(tokenizer: Value) -> (Vec<u32>, Vec<u32>, u32, Option<u32>) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/seq2seq/mbart");
+        let texts = Texts::load(&folder, 64, 2).unwrap();
+        let settings = json!({ "decoder_start_token_id": 2, "eos_token_id": 2 });
+        let mut generation = Generation::read(&[settings.as_object().unwrap()], 64).unwrap();
+        let pair = Pair::read("mbart", &Map::new(), tokenizer.as_object().unwrap(), &texts, 2);
+        let (before, behind) = pair.around(&texts, None, "Romanian", &mut generation).unwrap();
+        (before, behind, generation.start, generation.forced_first)
+    }
+
+    #[test]
+    fn languages_stand_where_the_tokenizer_puts_them() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/seq2seq/mbart");
+        let languages = Texts::load(&folder, 64, 2).unwrap().languages;
+        let (en, ro) = (languages["en_XX"], languages["ro_RO"]);
+        assert_eq!(told(json!({ "tokenizer_class": "MBartTokenizer" })), (vec![], vec![2, en], ro, None));
+        assert_eq!(told(json!({ "tokenizer_class": "MBart50Tokenizer" })), (vec![en], vec![2], 2, Some(ro)));
+        let legacy = json!({ "tokenizer_class": "MBart50Tokenizer", "legacy_behaviour": true });
+        assert_eq!(told(legacy), (vec![], vec![2, en], 2, Some(ro)));
+    }
 
     #[test]
     fn published_pairs_are_read() {

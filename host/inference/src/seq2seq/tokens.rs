@@ -96,10 +96,11 @@ impl Texts {
         Ok(Self { form: Form::Pieces(Box::new(pieces)), languages, end })
     }
 
+    /// The highest token that a text may become.
     fn highest(&self) -> u32 {
         match &self.form {
             Form::HuggingFace(tokenizer) => tokenizer.get_vocab(true).into_values().max().unwrap_or(0),
-            Form::Pieces(pieces) => pieces.ids.values().chain(pieces.texts.keys()).copied().max().unwrap_or(0),
+            Form::Pieces(pieces) => pieces.ids.values().copied().max().unwrap_or(0),
         }
     }
 
@@ -128,7 +129,7 @@ impl Texts {
         };
         let encoding = tokenizer.encode_fast(cut(text, limit), true).map_err(|error| error.to_string())?;
         let mut tokens = encoding.get_ids().to_vec();
-        if tokens.len() > limit {
+        if tokens.len() > limit || !tokens.contains(&self.end) {
             tokens.truncate(limit.saturating_sub(1));
             tokens.push(self.end);
         }
