@@ -20,6 +20,8 @@ use crate::catalogue::Task;
 
 /// Tokens of a translation at most, and of a summary, whatever a request says.
 const MAX_TOKENS: usize = 1024;
+/// The room that an answer keeps when a text is halved.
+const LEAST_TOKENS: usize = 64;
 /// How often a text that is too long is halved before it is refused.
 const HALVINGS: u32 = 10;
 /// What is taken for a language's name.
@@ -48,7 +50,7 @@ impl Translation for Prompted {
                 "You are a translator. Translate the user's message from {source} to {target}. Answer with the \
                  translation only."
             );
-            self.ask(tenant, &instruction, &text, MAX_TOKENS, deadline).await
+            self.ask(tenant, &instruction, &text, room(&text), deadline).await
         }
         .boxed()
     }
@@ -69,7 +71,7 @@ impl Prompted {
         tenant: Tenant,
         instruction: &str,
         text: &str,
-        max_tokens: usize,
+        mut max_tokens: usize,
         deadline: Option<Instant>,
     ) -> Result<String, AiError> {
         let message = |role: &str, content: &str| Message {
@@ -107,6 +109,8 @@ impl Prompted {
                 Err(error) if error.code == 5021 && halvings < HALVINGS => {
                     halvings += 1;
                     length /= 2;
+                    // The answer to less text is shorter.
+                    max_tokens = max_tokens.min((max_tokens / 2).max(LEAST_TOKENS));
                 }
                 result => break result?,
             }
@@ -121,6 +125,11 @@ impl Prompted {
         }
         Err(AiError::internal("the model ended without an answer"))
     }
+}
+
+/// Tokens that the translation of a text may need: a byte is a token at worst.
+fn room(text: &str) -> usize {
+    text.len().saturating_add(LEAST_TOKENS).min(MAX_TOKENS)
 }
 
 /// The English name of a language, which a model knows better than its code.

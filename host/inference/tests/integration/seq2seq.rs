@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use crate::support::{json_of, request};
+use crate::support::{json_of, real_gguf, request};
 use host_inference::seq2seq::{Generation, Transformer};
 use host_inference::{Engine, EngineConfig, LocalModel, LocalSource, Task};
 use serde::Deserialize;
@@ -305,4 +305,29 @@ fn files_that_do_not_fit_are_refused_with_the_place() {
     assert!(error.contains("there is no tensor model.decoder.layers.2."), "{error}");
     let error = refused("\"vocab_size\": 64", "\"vocab_size\": 640000");
     assert!(error.contains("tensor model.shared.weight has the shape [64, 24]"), "{error}");
+}
+
+/// The catalogue's stand-in for both tasks, under the service's names. What it says is its own matter.
+#[tokio::test]
+async fn the_stand_in_answers_in_the_shape_of_each_task() {
+    let mut config = EngineConfig::new(host_inference::store::default_directory());
+    config.threads = NonZeroUsize::new(2);
+    let model = local("m", None, LocalSource::Path(real_gguf("smollm2-135m-instruct")));
+    config.models.push(LocalModel { context: NonZeroUsize::new(256), ..model });
+    config.aliases =
+        ["@cf/facebook/bart-large-cnn", "@cf/meta/m2m100-1.2b"].map(|name| (name.to_owned(), "m".to_owned())).into();
+    let engine = Engine::new(config).unwrap();
+    let run = async |model: &str, inputs: Value| json_of(engine.run(request(model, inputs)).await.unwrap().output);
+    let text =
+        "The tower is 324 metres tall, about the same height as an 81-storey building, and the tallest in Paris.";
+    let inputs = json!({ "input_text": text, "max_length": 24 });
+    let summary = run("@cf/facebook/bart-large-cnn", inputs.clone()).await;
+    assert!(summary["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{summary}");
+    assert_eq!(run("@cf/facebook/bart-large-cnn", inputs).await, summary);
+    // More than the model reads: cut until it fits.
+    let long = run("@cf/facebook/bart-large-cnn", json!({ "input_text": text.repeat(40), "max_length": 2 })).await;
+    assert!(long["summary"].is_string(), "{long}");
+    let translated = run("@cf/meta/m2m100-1.2b", json!({ "text": "Hello!", "target_lang": "french" })).await;
+    assert!(translated["translated_text"].as_str().is_some_and(|text| !text.is_empty()), "{translated}");
+    println!("{summary} {translated}");
 }
