@@ -10,6 +10,7 @@ mod http;
 mod js;
 mod llm;
 mod server;
+mod speech;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -29,6 +30,8 @@ pub(crate) enum Bench {
     Encoders(encoders::Options),
     /// Random llamas on this machine's NVIDIA GPU and in transformers: whether it is right, prefill, decode.
     Gpu(gpu::Options),
+    /// The same Whisper weights here and in faster-whisper: how many times real time, in float32 and in int8.
+    Speech(speech::Options),
 }
 
 pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
@@ -37,6 +40,7 @@ pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) ->
         Bench::Js(options) => js::bench(workspace, &options, progress),
         Bench::Encoders(options) => encoders::bench(workspace, &options, progress),
         Bench::Gpu(options) => gpu::bench(workspace, &options, progress),
+        Bench::Speech(options) => speech::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
 }
