@@ -66,7 +66,10 @@ impl Model {
         let mut probability = 1.0;
         loop {
             ticket.check()?;
-            sound.fill(&mut samples, self.network.config.window()).map_err(refuse)?;
+            while samples.len() < self.network.config.window() && !sound.ended() {
+                sound.fill(&mut samples, self.network.config.window()).map_err(refuse)?;
+                ticket.check()?;
+            }
             let frames = (samples.len() / HOP).min(self.network.config.frames());
             if frames == 0 {
                 break;

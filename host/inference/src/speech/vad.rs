@@ -14,6 +14,8 @@ const PIECE: usize = RATE * 30 / 1000;
 const PAD: usize = 400 / 30;
 /// Pieces of a pause that is not worth cutting.
 const PAUSE: usize = 2000 / 30;
+/// Samples of the file that are looked through at a time.
+const READ: usize = 60 * RATE;
 /// Never speech: 60 dB below full scale.
 const FLOOR: f32 = 1e-3;
 /// How much louder than noise speech is: 10 dB.
@@ -49,7 +51,8 @@ impl Heard {
         Heard { sound, filter: filtered.then(Filter::default), read: 0, given: 0 }
     }
 
-    /// As [`Sound::fill`].
+    /// As [`Sound::fill`], but that it may give less: it returns after a bounded part of the file, however little of that
+    /// is speech, so that its caller can look whether anybody still waits.
     pub(super) fn fill(&mut self, out: &mut Vec<f32>, count: usize) -> Result<(), String> {
         let before = out.len();
         match &mut self.filter {
@@ -58,7 +61,8 @@ impl Heard {
                 self.read += out.len() - before;
             }
             Some(filter) => {
-                while out.len() < count && !self.sound.ended() {
+                let most = self.read + READ;
+                while out.len() < count && self.read < most && !self.sound.ended() {
                     let known = filter.raw.len();
                     self.sound.fill(&mut filter.raw, known + PIECE)?;
                     self.read += filter.raw.len() - known;
