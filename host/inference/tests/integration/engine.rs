@@ -105,7 +105,7 @@ async fn aliases_lead_to_models_and_unknown_names_nowhere() {
     assert_eq!(run(&engine, "@cf/baai/bge-small-en-v1.5", json!({ "text": "hello" })).await, direct);
     assert_eq!(engine.resolve("middle").unwrap().name, "tiny");
     assert_eq!(engine.resolve("middle").unwrap().task, Task::TextEmbeddings);
-    for name in ["Tiny", "nothing", "../tiny", "", "tiny\0", "@cf/openai/whisper", &"x".repeat(10_000)] {
+    for name in ["Tiny", "nothing", "../tiny", "", "tiny\0", "@cf/openai/whispers", &"x".repeat(10_000)] {
         assert!(engine.resolve(name).is_none());
         let (code, status, message) = refused(&engine, name, json!({ "text": "a" })).await;
         assert_eq!((code, status), (5007, 400), "{name:?}");
