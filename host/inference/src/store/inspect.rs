@@ -217,7 +217,7 @@ fn parts(path: &Path) -> Result<Inspected, StoreError> {
         bytes = bytes.saturating_add(fs::metadata(file).map_err(StoreError::io("cannot read", file))?.len());
     }
     let layout = Layout::Safetensors(path.to_path_buf());
-    Ok(Inspected { layout, task: Task::TextToImage, bytes, dimensions: None, files })
+    Ok(Inspected { layout, task: Task::TextToImage, bytes, dimensions: None, pooling: None, files })
 }
 
 /// The files that hold the weights of the checkpoint in `folder`: `model.safetensors`, or the shards that its index
