@@ -147,6 +147,36 @@ fn extract_answers_in_the_shape_of_its_schema() {
     assert_eq!(host.send_to("extract.localhost", "GET", "/", &[], b"").read().status, 405);
 }
 
+#[test]
+fn draw_draws_what_it_is_asked_for() {
+    let host = examples();
+    let get = |path: &str| host.send_to("draw.localhost", "GET", path, &[], b"").read();
+    assert!(get("/").text().contains("<title>Draw</title>"));
+    let reply = get("/api/draw?prompt=a+red+circle+on+a+blue+background&seed=3");
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("image/png")), "{}", reply.text());
+    assert!(reply.body.starts_with(b"\x89PNG\r\n"));
+    assert_eq!(get("/api/draw?prompt=a+red+circle+on+a+blue+background&seed=3").body, reply.body, "a seed decides");
+    assert_eq!((get("/api/draw").status, get("/api/draw?prompt=x&seed=-1").status), (400, 400));
+}
+
+#[test]
+fn transcribe_writes_down_what_is_said() {
+    let host = examples();
+    let send =
+        |method: &str, path: &str, body: &[u8]| host.send_to("transcribe.localhost", method, path, &[], body).read();
+    assert!(send("GET", "/", b"").text().contains("<title>Transcribe</title>"));
+    let sound = std::fs::read(workspace().join("host/inference/tests/golden/speech/jfk.flac")).unwrap();
+    let reply = send("POST", "/api/transcribe", &sound);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let answer = reply.json();
+    assert!(answer["text"].as_str().unwrap().contains("ask not what your country can do for you"), "{answer}");
+    assert!(answer["vtt"].as_str().unwrap().starts_with("WEBVTT"), "{answer}");
+    for refused in [&b""[..], b"no sound at all"] {
+        assert_eq!(send("POST", "/api/transcribe", refused).status, 400);
+    }
+    assert_eq!(send("GET", "/api/transcribe", b"").status, 405);
+}
+
 /// A Chromium: the one of `HOST_CHROMIUM`, else one of the usual names.
 fn chromium() -> Option<String> {
     let own = std::env::var("HOST_CHROMIUM").ok().filter(|program| !program.is_empty());

@@ -17,3 +17,4 @@ mod http;
 mod js_conformance;
 mod limits;
 mod projects;
+mod tasks;

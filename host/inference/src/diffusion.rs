@@ -26,7 +26,7 @@ mod words;
 
 pub(crate) use files::{PIPELINES, Parts};
 pub use flux::Flux;
-pub use layers::Plane;
+pub use layers::{Check, Plane};
 pub(crate) use painter::encode;
 pub use painter::{Painter, Settings};
 pub use pipeline::{Drawing, Meaning, Pipeline};

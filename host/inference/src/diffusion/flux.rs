@@ -12,7 +12,7 @@ use serde_json::json;
 use super::clip::Clip;
 use super::config::Config;
 use super::files::Parts;
-use super::layers::{Compute, Plane};
+use super::layers::{Check, Compute, Plane};
 use super::noise::Noise;
 use super::pipeline::{Drawing, no_numbers, rgb};
 use super::vae::Vae;
@@ -104,17 +104,17 @@ impl Flux {
         Ok((self.t5.encode(&self.compute, &ids), self.clip.encode(&self.compute, &words).pooled))
     }
 
-    /// Draws. `check` is asked before each step whether to go on. FLUX knows no negative prompt and starts from no picture.
+    /// Draws. `check` is asked between layers whether to go on. FLUX knows no negative prompt and starts from no picture.
     ///
     /// # Errors
     /// What `check` says, 5006 for a text that cannot be used, 3046 when the weights give no numbers.
-    pub fn draw(&self, drawing: &Drawing, check: &dyn Fn() -> Result<(), AiError>) -> Result<RgbImage, AiError> {
+    pub fn draw(&self, drawing: &Drawing, check: Check<'_>) -> Result<RgbImage, AiError> {
         let factor = self.vae.factor();
         let mut start =
             Plane::new(2 * (drawing.height / (2 * factor)), 2 * (drawing.width / (2 * factor)), self.vae.latent());
         start.data = Noise::new(drawing.seed).take(start.data.len());
         let latent = self.vae.unscaled(self.denoise(drawing, &start, check)?);
-        let picture = self.vae.decode(&self.compute, &latent);
+        let picture = self.vae.decode(&self.compute, &latent, check)?;
         if picture.data.iter().any(|value| !value.is_finite()) {
             return Err(no_numbers());
         }
@@ -125,21 +125,16 @@ impl Flux {
     ///
     /// # Errors
     /// As [`Flux::draw`].
-    pub fn denoise(
-        &self,
-        drawing: &Drawing,
-        start: &Plane,
-        check: &dyn Fn() -> Result<(), AiError>,
-    ) -> Result<Plane, AiError> {
+    pub fn denoise(&self, drawing: &Drawing, start: &Plane, check: Check<'_>) -> Result<Plane, AiError> {
         let _computing = self.compute.pool.step();
         let (text, whole) = self.read(&drawing.prompt)?;
         let size = (start.height / 2, start.width / 2);
         let times = self.flow.times(drawing.steps.max(1), size.0 * size.1);
         let mut tokens = packed(start);
         for pair in times.windows(2) {
-            check()?;
             let (time, guidance) = (pair[0] as f32, drawing.guidance as f32);
-            let velocity = self.transformer.forward(&self.compute, &tokens, size, time, guidance, (&text, &whole));
+            let velocity =
+                self.transformer.forward(&self.compute, &tokens, size, (time, guidance), (&text, &whole), check)?;
             let distance = (pair[1] - pair[0]) as f32;
             tokens.iter_mut().zip(&velocity).for_each(|(token, velocity)| *token += distance * velocity);
             if tokens.iter().any(|value| !value.is_finite()) {

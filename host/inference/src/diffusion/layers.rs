@@ -8,7 +8,11 @@ use host_kernels::linear::Rows;
 use host_kernels::maps::{self, Geometry, Map};
 use host_kernels::threads::ThreadPool;
 
+use crate::AiError;
 use crate::tensors::Tensors;
+
+/// Says whether to go on; asked between layers, which may take seconds each.
+pub type Check<'a> = &'a dyn Fn() -> Result<(), AiError>;
 
 /// What computes.
 pub(super) struct Compute {

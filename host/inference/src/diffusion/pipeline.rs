@@ -8,7 +8,7 @@ use image::imageops::FilterType;
 
 use super::clip::Clip;
 use super::files::Parts;
-use super::layers::{Compute, Plane};
+use super::layers::{Check, Compute, Plane};
 use super::noise::Noise;
 use super::schedule::{Schedule, Steps};
 use super::unet::{Condition, Moment, Unet};
@@ -204,33 +204,50 @@ impl Pipeline {
     }
 
     /// What the network says of a noisy latent at a time of training, for a picture of `(height, width)` pixels.
-    pub fn predict(&self, x: &Plane, time: f64, size: (usize, usize), guidance: f64, meaning: &Meaning) -> Plane {
+    ///
+    /// # Errors
+    /// What `check` says.
+    pub fn predict(
+        &self,
+        x: &Plane,
+        time: f64,
+        size: (usize, usize),
+        guidance: f64,
+        meaning: &Meaning,
+        check: Check<'_>,
+    ) -> Result<Plane, AiError> {
         let (height, width) = (size.0 as f32, size.1 as f32);
         let moment = Moment { time, sizes: [height, width, 0.0, 0.0, height, width], guidance: guidance as f32 };
-        self.unet.forward(&self.compute, x, moment, &meaning.0)
+        self.unet.forward(&self.compute, x, moment, &meaning.0, check)
     }
 
     /// The picture of a latent as the autoencoder has it, three channels from -1 to 1.
-    pub fn decode(&self, latent: &Plane) -> Plane {
-        self.vae.decode(&self.compute, latent)
+    ///
+    /// # Errors
+    /// What `check` says.
+    pub fn decode(&self, latent: &Plane, check: Check<'_>) -> Result<Plane, AiError> {
+        self.vae.decode(&self.compute, latent, check)
     }
 
     /// Mean and logarithm of the variance of the latent of a picture of three channels from -1 to 1.
-    pub fn encode(&self, picture: &Plane) -> (Plane, Plane) {
-        self.vae.encode(&self.compute, picture)
+    ///
+    /// # Errors
+    /// What `check` says.
+    pub fn encode(&self, picture: &Plane, check: Check<'_>) -> Result<(Plane, Plane), AiError> {
+        self.vae.encode(&self.compute, picture, check)
     }
 
-    /// Draws. `check` is asked before each step whether to go on.
+    /// Draws. `check` is asked between layers whether to go on.
     ///
     /// # Errors
     /// What `check` says, 5006 for a text or picture that cannot be used, 3046 when the weights give no numbers.
-    pub fn draw(&self, drawing: &Drawing, check: &dyn Fn() -> Result<(), AiError>) -> Result<RgbImage, AiError> {
+    pub fn draw(&self, drawing: &Drawing, check: Check<'_>) -> Result<RgbImage, AiError> {
         let mut noise = Noise::new(drawing.seed);
         let (height, width) = (drawing.height / self.factor(), drawing.width / self.factor());
         let mut start = Plane::new(height.max(1), width.max(1), self.vae.latent());
         start.data = noise.take(start.data.len());
         let latent = self.denoise(drawing, start, &mut |count| noise.take(count), check)?;
-        let picture = self.decode(&self.vae.unscaled(latent));
+        let picture = self.decode(&self.vae.unscaled(latent), check)?;
         if picture.data.iter().any(|value| !value.is_finite()) {
             return Err(no_numbers());
         }
@@ -246,13 +263,13 @@ impl Pipeline {
         drawing: &Drawing,
         start: Plane,
         fresh: &mut dyn FnMut(usize) -> Vec<f32>,
-        check: &dyn Fn() -> Result<(), AiError>,
+        check: Check<'_>,
     ) -> Result<Plane, AiError> {
         let _computing = self.compute.pool.step();
         let prompt = self.read(&drawing.prompt)?;
         let guided = drawing.guidance > 1.0 && !self.unet.knows_guidance();
         let negative = guided.then(|| self.read_negative(drawing, &prompt)).transpose()?;
-        let kept = self.kept(drawing, &start)?;
+        let kept = self.kept(drawing, &start, check)?;
         let mut steps = self.schedule.steps(drawing.steps);
         let begin = match &drawing.image {
             Some(_) => {
@@ -265,13 +282,11 @@ impl Pipeline {
         let noise = start.clone();
         let mut x = self.start(start, kept.as_ref(), &steps, begin);
         for at in begin..steps.len() {
-            check()?;
             let input = self.input(&x, steps.input_scale(), kept.as_ref());
             let (time, size) = (steps.time(at), (drawing.height, drawing.width));
-            let mut predicted = self.predict(&input, time, size, drawing.guidance, &prompt);
+            let mut predicted = self.predict(&input, time, size, drawing.guidance, &prompt, check)?;
             if let Some(negative) = &negative {
-                check()?;
-                let without = self.predict(&input, time, size, drawing.guidance, negative);
+                let without = self.predict(&input, time, size, drawing.guidance, negative, check)?;
                 for (with, without) in predicted.data.iter_mut().zip(&without.data) {
                     *with = without + drawing.guidance as f32 * (*with - without);
                 }
@@ -320,7 +335,7 @@ impl Pipeline {
     }
 
     /// The picture to start from.
-    fn kept(&self, drawing: &Drawing, start: &Plane) -> Result<Option<Kept>, AiError> {
+    fn kept(&self, drawing: &Drawing, start: &Plane, check: Check<'_>) -> Result<Option<Kept>, AiError> {
         let Some(image) = &drawing.image else {
             return match drawing.mask {
                 Some(_) => Err(AiError::bad_input("'/mask' needs '/image', the picture that it covers")),
@@ -332,7 +347,7 @@ impl Pipeline {
         let image = image::imageops::resize(image, width as u32, height as u32, FilterType::Lanczos3);
         let picture = plane(&image);
         // The most likely latent: the spread about it is a few thousandths of the noise that comes.
-        let latent = self.vae.scaled(self.encode(&picture).0);
+        let latent = self.vae.scaled(self.encode(&picture, check)?.0);
         let Some(mask) = &drawing.mask else {
             return Ok(Some(Kept { latent, mask: Vec::new(), masked: None }));
         };
@@ -342,16 +357,16 @@ impl Pipeline {
         };
         let pixels = (0..start.height).flat_map(|y| (0..start.width).map(move |x| (x * factor, y * factor)));
         let small = pixels.map(|(x, y)| f32::from(u8::from(light(x, y)))).collect();
-        let masked = (self.unet.inputs() != self.vae.latent()).then(|| {
+        let masked = (self.unet.inputs() != self.vae.latent()).then(|| -> Result<Plane, AiError> {
             let mut picture = picture.clone();
             for (at, pixel) in picture.data.chunks_exact_mut(3).enumerate() {
                 if light(at % width, at / width) {
                     pixel.fill(0.0);
                 }
             }
-            self.vae.scaled(self.encode(&picture).0)
+            Ok(self.vae.scaled(self.encode(&picture, check)?.0))
         });
-        Ok(Some(Kept { latent, mask: small, masked }))
+        Ok(Some(Kept { latent, mask: small, masked: masked.transpose()? }))
     }
 }
 

@@ -8,10 +8,11 @@ mod shape;
 use host_kernels::maps::{self, Pointwise};
 
 use super::config::Config;
-use super::layers::{Compute, Conv, GroupNorm, Plane};
+use super::layers::{Check, Compute, Conv, GroupNorm, Plane};
 use super::resnet::{Residual, Resnet, TwoLayers};
 use super::time;
 use super::transformer::{Sizes, Transformer};
+use crate::AiError;
 use crate::tensors::Tensors;
 use shape::Shape;
 
@@ -138,14 +139,25 @@ impl Unet {
         self.shape.native
     }
 
-    /// What the network says of `x`.
-    pub(super) fn forward(&self, compute: &Compute, x: &Plane, moment: Moment, condition: &Condition) -> Plane {
+    /// What the network says of `x`. `check` is asked between its layers whether to go on.
+    ///
+    /// # Errors
+    /// What `check` says.
+    pub(super) fn forward(
+        &self,
+        compute: &Compute,
+        x: &Plane,
+        moment: Moment,
+        condition: &Condition,
+        check: Check<'_>,
+    ) -> Result<Plane, AiError> {
         let time = self.moment(compute, moment, condition);
         let text = &condition.text;
         let mut map = self.first.forward(compute, x);
         let mut seen = vec![map.clone()];
         for block in &self.down {
             for (at, resnet) in block.resnets.iter().enumerate() {
+                check()?;
                 map = resnet.forward(compute, &map, &time);
                 if let Some(transformer) = block.transformers.get(at) {
                     map = transformer.forward(compute, &map, text);
@@ -158,12 +170,14 @@ impl Unet {
             }
         }
         if let Some(block) = &self.middle {
+            check()?;
             map = block.resnets[0].forward(compute, &map, &time);
             map = block.transformers[0].forward(compute, &map, text);
             map = block.resnets[1].forward(compute, &map, &time);
         }
         for block in &self.up {
             for (at, resnet) in block.resnets.iter().enumerate() {
+                check()?;
                 if let Some(skipped) = seen.pop() {
                     map = map.beside(&skipped);
                 }
@@ -176,7 +190,7 @@ impl Unet {
                 map = resize.resizing(compute, &map, (next.height, next.width));
             }
         }
-        self.last.1.forward(compute, &self.last.0.forward(compute, &map, true))
+        Ok(self.last.1.forward(compute, &self.last.0.forward(compute, &map, true)))
     }
 
     /// The row of the step, through SiLU, as every residual block takes it.

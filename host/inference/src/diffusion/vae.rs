@@ -4,9 +4,10 @@ use host_kernels::maps;
 use serde_json::json;
 
 use super::config::Config;
-use super::layers::{Compute, Conv, GroupNorm, Linear, Plane};
+use super::layers::{Check, Compute, Conv, GroupNorm, Linear, Plane};
 use super::resnet::{Residual, Resnet};
 use super::transformer::look;
+use crate::AiError;
 use crate::tensors::Tensors;
 
 /// Its norms have an epsilon of their own that no configuration changes.
@@ -108,26 +109,38 @@ impl Vae {
         latent
     }
 
-    /// The picture of a latent: three channels from -1 to 1, hardly beyond.
-    pub(super) fn decode(&self, compute: &Compute, latent: &Plane) -> Plane {
+    /// The picture of a latent: three channels from -1 to 1, hardly beyond. `check` is asked between the layers whether
+    /// to go on.
+    ///
+    /// # Errors
+    /// What `check` says.
+    pub(super) fn decode(&self, compute: &Compute, latent: &Plane, check: Check<'_>) -> Result<Plane, AiError> {
         match &self.before_decoder {
             Some(layer) => {
                 let latent = latent.with(layer.forward(compute, &latent.data));
-                self.decoder.forward(compute, &latent, true)
+                self.decoder.forward(compute, &latent, true, check)
             }
-            None => self.decoder.forward(compute, latent, true),
+            None => self.decoder.forward(compute, latent, true, check),
         }
     }
 
-    /// Mean and logarithm of the variance of a picture's latent.
-    pub(super) fn encode(&self, compute: &Compute, picture: &Plane) -> (Plane, Plane) {
-        let mut moments = self.encoder.forward(compute, picture, false);
+    /// Mean and logarithm of the variance of a picture's latent. `check` as in [`Self::decode`].
+    ///
+    /// # Errors
+    /// What `check` says.
+    pub(super) fn encode(
+        &self,
+        compute: &Compute,
+        picture: &Plane,
+        check: Check<'_>,
+    ) -> Result<(Plane, Plane), AiError> {
+        let mut moments = self.encoder.forward(compute, picture, false, check)?;
         if let Some(layer) = &self.after_encoder {
             moments.data = layer.forward(compute, &moments.data);
         }
         let mut logarithm = moments.part(self.latent..2 * self.latent);
         logarithm.data.iter_mut().for_each(|value| *value = value.clamp(-30.0, 20.0));
-        (moments.part(0..self.latent), logarithm)
+        Ok((moments.part(0..self.latent), logarithm))
     }
 }
 
@@ -196,13 +209,14 @@ impl Half {
         })
     }
 
-    fn forward(&self, compute: &Compute, x: &Plane, up: bool) -> Plane {
+    fn forward(&self, compute: &Compute, x: &Plane, up: bool, check: Check<'_>) -> Result<Plane, AiError> {
         let mut map = self.first.forward(compute, x);
         if up {
             map = self.middle(compute, map);
         }
         for block in &self.blocks {
             for resnet in &block.resnets {
+                check()?;
                 map = resnet.forward(compute, &map, &[]);
             }
             if let Some(resize) = &block.resize {
@@ -216,7 +230,7 @@ impl Half {
         if !up {
             map = self.middle(compute, map);
         }
-        self.last.1.forward(compute, &self.last.0.forward(compute, &map, true))
+        Ok(self.last.1.forward(compute, &self.last.0.forward(compute, &map, true)))
     }
 
     fn middle(&self, compute: &Compute, map: Plane) -> Plane {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use host_inference::AiError;
 use host_inference::diffusion::{Drawing, Flux, Pipeline, Plane};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -107,11 +108,11 @@ fn stages(kind: &str) {
         assert!(apart("pooled", meaning.pooled(), references.values("pooled")) < STAGE);
     }
     let time = f64::from(references.values("unet_timestep")[0]);
-    let found = pipeline.predict(&references.plane("unet_input"), time, (10, 12), 1.0, &meaning);
+    let found = pipeline.predict(&references.plane("unet_input"), time, (10, 12), 1.0, &meaning, &|| Ok(())).unwrap();
     assert!(apart("unet", &found.data, &references.plane("unet_output").data) < STAGE);
-    let found = pipeline.decode(&references.plane("vae_latent"));
+    let found = pipeline.decode(&references.plane("vae_latent"), &|| Ok(())).unwrap();
     assert!(apart("decoder", &found.data, &references.plane("vae_decoded").data) < STAGE);
-    let (mean, logarithm) = pipeline.encode(&references.plane("vae_picture"));
+    let (mean, logarithm) = pipeline.encode(&references.plane("vae_picture"), &|| Ok(())).unwrap();
     assert!(apart("mean", &mean.data, &references.plane("vae_mean").data) < STAGE);
     assert!(apart("variance", &logarithm.data, &references.plane("vae_logvar").data) < STAGE);
     let mut drawing = drawing(&note, 16, 24);
@@ -155,7 +156,7 @@ fn a_real_model_agrees_with_diffusers() {
     assert!(apart("empty", empty.tokens(), references.values("uncond_hidden")) < STAGE);
     let (start, time) = (references.plane("initial_noise"), f64::from(references.values("timesteps")[0]));
     for (meaning, name) in [(&meaning, "first_unet_cond"), (&empty, "first_unet_uncond")] {
-        let found = pipeline.predict(&start, time, (64, 64), 1.0, meaning);
+        let found = pipeline.predict(&start, time, (64, 64), 1.0, meaning, &|| Ok(())).unwrap();
         assert!(apart(name, &found.data, &references.plane(name).data) < STAGE);
     }
     let drawing = Drawing {
@@ -176,7 +177,7 @@ fn a_real_model_agrees_with_diffusers() {
     assert!(apart("latents", &found.data, &references.plane("final_latents").data) < 1e-3);
     let mut latent = references.plane("final_latents");
     latent.data.iter_mut().for_each(|value| *value /= 0.421_925_88);
-    let found = pipeline.decode(&latent);
+    let found = pipeline.decode(&latent, &|| Ok(())).unwrap();
     assert!(apart("decoded", &found.data, &references.plane("decoded").data) < 5e-5);
 }
 
@@ -196,4 +197,27 @@ fn flux_agrees_with_diffusers() {
     assert_eq!(picture.dimensions(), (16, 12));
     let stopped = flux.draw(&drawing, &|| Err(host_inference::AiError::aborted()));
     assert_eq!(stopped.unwrap_err().code, 3008);
+}
+
+/// Wherever it is stopped, nothing more is computed: it does not ask again.
+#[test]
+fn a_drawing_that_nobody_waits_for_stops_between_layers() {
+    let pipeline = load(&shapes());
+    let note = serde_json::json!({ "prompt": "a red circle", "steps": 2, "guidance": 3.0 });
+    let drawing = drawing(&note, 64, 64);
+    let asked = std::cell::Cell::new(0);
+    let draw = |stop: usize| {
+        asked.set(0);
+        let drawn = pipeline.draw(&drawing, &|| {
+            asked.set(asked.get() + 1);
+            if asked.get() == stop { Err(AiError::aborted()) } else { Ok(()) }
+        });
+        (drawn.map_err(|error| error.code).err(), asked.get())
+    };
+    let (none, times) = draw(usize::MAX);
+    // Two passes a step, and the autoencoder, each of several layers.
+    assert!(none.is_none() && times > 2 * 2 * 4, "asked {times} times");
+    for stop in [1, 2, times / 2, times] {
+        assert_eq!(draw(stop), (Some(3008), stop));
+    }
 }

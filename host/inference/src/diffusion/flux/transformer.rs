@@ -6,10 +6,11 @@ use host_kernels::maps::{self, Pointwise};
 use serde_json::json;
 
 use super::super::config::Config;
-use super::super::layers::{Compute, Linear};
+use super::super::layers::{Check, Compute, Linear};
 use super::super::resnet::TwoLayers;
 use super::super::time;
 use super::super::transformer::look;
+use crate::AiError;
 use crate::tensors::Tensors;
 
 const EPSILON: f32 = 1e-6;
@@ -134,10 +135,10 @@ impl Transformer {
         compute: &Compute,
         tokens: &[f32],
         size: (usize, usize),
-        time: f32,
-        guidance: f32,
+        (time, guidance): (f32, f32),
         (text, whole): (&[f32], &[f32]),
-    ) -> Vec<f32> {
+        check: Check<'_>,
+    ) -> Result<Vec<f32>, AiError> {
         let waves = |value: f32| time::waves(value * 1000.0, WAVES, true, 0.0);
         let mut row = self.time.forward(compute, &waves(time));
         if let Some(layers) = &self.guidance {
@@ -151,18 +152,20 @@ impl Transformer {
         let turns = self.turns(text.len() / inner, size);
         let step = Step { row: &row, turns: &turns };
         for pair in &self.pairs {
+            check()?;
             pair.forward(compute, &mut picture, &mut text, self.heads, &step);
         }
         let begin = text.len();
         text.extend_from_slice(&picture);
         drop(picture);
         for single in &self.singles {
+            check()?;
             single.forward(compute, &mut text, self.heads, &step);
         }
         let modulation = self.last.0.forward(compute, &row);
         let (scale, shift) = modulation.split_at(inner);
         let out = modulated(compute, &text[begin..], shift, scale);
-        self.last.1.forward(compute, &out)
+        Ok(self.last.1.forward(compute, &out))
     }
 
     /// Text lies at the origin; the picture's tokens at their rows and columns.
