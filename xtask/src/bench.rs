@@ -9,6 +9,7 @@ mod gpu;
 mod http;
 mod js;
 mod llm;
+mod python;
 mod server;
 mod speech;
 

@@ -2,14 +2,15 @@
 //!
 //! Each measurement is a process of its own. Before anything is timed as right, the vectors of both sides are compared.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::figures::{Better, Figure, Side, order};
-use crate::cache::{self, Slot};
+use super::python;
+use crate::cache;
 use crate::command;
 use crate::models;
 use crate::progress::Progress;
@@ -46,7 +47,7 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progres
     progress.step("building the measuring program in release mode");
     let program = workspace.program(PROGRAM)?;
     let model = PathBuf::from(command::output(Command::new(&program).args(["locate", MODEL]))?.trim());
-    let python = environment(workspace, progress)?;
+    let python = python::environment(workspace, progress, "onnxruntime", &PEER, PEER_MB)?;
     let script = workspace.root.join("tests/bench/encoder_peer.py");
     let folder = workspace.cache.join("bench/encoders");
     cache::create(&folder)?;
@@ -128,30 +129,6 @@ fn same(one: &Value, other: &Value) -> Result<()> {
         bail!("the two sides differ: {} and {} values, at most {furthest} apart", one.len(), other.len());
     }
     Ok(())
-}
-
-/// The Python of an environment that has the peer.
-fn environment(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
-    let slot = Slot::new(&workspace.cache, "bench/onnxruntime");
-    let _lock = slot.lock(progress)?;
-    let (python, made_from) = (python(&slot.path), PEER.join(" "));
-    if slot.is_complete(&made_from) {
-        progress.done_before(&format!("{made_from} in {}", slot.path.display()));
-        return Ok(python);
-    }
-    progress.step(&format!("installing {made_from} ({PEER_MB} MB) into {}", slot.path.display()));
-    slot.start_over()?;
-    cache::create(&slot.path)?;
-    command::run(Command::new("python3").args(["-m", "venv"]).arg(&slot.path))
-        .context("cannot make a Python environment (on Debian: install python3-venv)")?;
-    let mut pip = Command::new(&python);
-    command::run(pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"]).args(PEER))?;
-    slot.complete(&made_from)?;
-    Ok(python)
-}
-
-fn python(environment: &Path) -> PathBuf {
-    environment.join("bin/python3")
 }
 
 #[cfg(test)]

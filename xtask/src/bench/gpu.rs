@@ -11,7 +11,8 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Side, order};
-use crate::cache::{self, Slot};
+use super::python;
+use crate::cache::Slot;
 use crate::command;
 use crate::cuda::{self, Built, Program};
 use crate::progress::Progress;
@@ -75,7 +76,7 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progres
     if options.check {
         return Ok(());
     }
-    let python = environment(workspace, progress)?;
+    let python = python::environment(workspace, progress, "transformers", &PEER, PEER_MB)?;
     let peer = workspace.root.join("tests/bench/gpu_peer.py");
     for size in &options.sizes {
         let model = model(workspace, &python, &peer, *size, progress)?;
@@ -152,24 +153,4 @@ fn model(workspace: &Workspace, python: &Path, peer: &Path, size: Size, progress
     command::run(Command::new(python).arg(peer).args(["make", "--size", size.name()]).arg(&slot.path))?;
     slot.complete(&script)?;
     Ok(slot.path)
-}
-
-/// The Python of an environment that has the peer.
-fn environment(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
-    let slot = Slot::new(&workspace.cache, "bench/transformers");
-    let _lock = slot.lock(progress)?;
-    let (python, made_from) = (slot.path.join("bin/python3"), PEER.join(" "));
-    if slot.is_complete(&made_from) {
-        progress.done_before(&format!("{made_from} in {}", slot.path.display()));
-        return Ok(python);
-    }
-    progress.step(&format!("installing {made_from} ({PEER_MB} MB) into {}", slot.path.display()));
-    slot.start_over()?;
-    cache::create(&slot.path)?;
-    command::run(Command::new("python3").args(["-m", "venv"]).arg(&slot.path))
-        .context("cannot make a Python environment (on Debian: install python3-venv)")?;
-    let mut pip = Command::new(&python);
-    command::run(pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"]).args(PEER))?;
-    slot.complete(&made_from)?;
-    Ok(python)
 }

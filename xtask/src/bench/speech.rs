@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::figures::{Better, Figure, Side, order};
-use crate::cache::{self, Slot};
+use super::python;
 use crate::command;
 use crate::models;
 use crate::progress::Progress;
@@ -52,7 +52,7 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progres
     models::fetch(workspace, progress)?;
     progress.step("building the measuring program in release mode");
     let program = workspace.program(PROGRAM)?;
-    let python = environment(workspace, progress)?;
+    let python = python::environment(workspace, progress, "faster-whisper", &[PEER, WEIGHTS], PEER_MB)?;
     let theirs = PathBuf::from(command::output(Command::new(&python).args(["-c", FOLDER]))?.trim());
     let clip = workspace.root.join("host/inference/tests/golden/speech/jfk.flac");
     let audio = options.audio.clone().unwrap_or(clip);
@@ -87,24 +87,4 @@ fn run(command: &mut Command, audio: &Path, precision: &str, options: &Options) 
     let text = command::output(command)?;
     let line = text.lines().rev().find(|line| line.starts_with('{')).context("the measurement printed no JSON")?;
     serde_json::from_str(line).context("the measurement printed broken JSON")
-}
-
-/// The Python of an environment that has the peer and its weights.
-fn environment(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
-    let slot = Slot::new(&workspace.cache, "bench/faster-whisper");
-    let _lock = slot.lock(progress)?;
-    let (python, made_from) = (slot.path.join("bin/python3"), [PEER, WEIGHTS].join(" "));
-    if slot.is_complete(&made_from) {
-        progress.done_before(&format!("{made_from} in {}", slot.path.display()));
-        return Ok(python);
-    }
-    progress.step(&format!("installing {made_from} ({PEER_MB} MB) into {}", slot.path.display()));
-    slot.start_over()?;
-    cache::create(&slot.path)?;
-    command::run(Command::new("python3").args(["-m", "venv"]).arg(&slot.path))
-        .context("cannot make a Python environment (on Debian: install python3-venv)")?;
-    let mut pip = Command::new(&python);
-    command::run(pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", PEER, WEIGHTS]))?;
-    slot.complete(&made_from)?;
-    Ok(python)
 }

@@ -151,13 +151,9 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         check_safetensors(file).map_err(|why| refuse(file, why))?;
     }
     files.extend(weights);
-    let mut bytes = 0_u64;
-    for file in &files {
-        let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
-        bytes = bytes.saturating_add(metadata.len());
-    }
-    let size = ["hidden_size", "dim", "n_embd"].into_iter().find_map(|key| config.get(key).and_then(Value::as_u64));
-    let dimensions = size.and_then(|size| usize::try_from(size).ok());
+    let bytes = size(&files)?;
+    let width = ["hidden_size", "dim", "n_embd"].into_iter().find_map(|key| config.get(key).and_then(Value::as_u64));
+    let dimensions = width.and_then(|width| usize::try_from(width).ok());
     let pooling = match task {
         Task::TextEmbeddings => encoder::of_checkpoint(path).map_err(|why| refuse(path, why))?,
         _ => None,
@@ -169,6 +165,14 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         dimensions: dimensions.filter(|_| task == Task::TextEmbeddings),
         pooling,
         files,
+    })
+}
+
+/// Bytes of `files` together.
+fn size(files: &[PathBuf]) -> Result<u64, StoreError> {
+    files.iter().try_fold(0_u64, |bytes, file| {
+        let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
+        Ok(bytes.saturating_add(metadata.len()))
     })
 }
 
@@ -185,11 +189,7 @@ fn pictures(path: &Path, model_type: &str) -> Result<Inspected, StoreError> {
         check_safetensors(file).map_err(|why| refuse(file, why))?;
     }
     files.extend(weights);
-    let mut bytes = 0_u64;
-    for file in &files {
-        let metadata = fs::metadata(file).map_err(StoreError::io("cannot read", file))?;
-        bytes = bytes.saturating_add(metadata.len());
-    }
+    let bytes = size(&files)?;
     Ok(Inspected {
         layout: Layout::Safetensors(path.to_path_buf()),
         task,
@@ -209,13 +209,10 @@ fn parts(path: &Path) -> Result<Inspected, StoreError> {
         return Err(refuse(path, why));
     }
     let files = parts.files().map_err(|why| refuse(path, why))?;
-    let mut bytes = 0_u64;
-    for file in &files {
-        if file.extension().is_some_and(|extension| extension == "safetensors") {
-            check_safetensors(file).map_err(|why| refuse(file, why))?;
-        }
-        bytes = bytes.saturating_add(fs::metadata(file).map_err(StoreError::io("cannot read", file))?.len());
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "safetensors")) {
+        check_safetensors(file).map_err(|why| refuse(file, why))?;
     }
+    let bytes = size(&files)?;
     let layout = Layout::Safetensors(path.to_path_buf());
     Ok(Inspected { layout, task: Task::TextToImage, bytes, dimensions: None, pooling: None, files })
 }
