@@ -128,17 +128,17 @@ fn a_changed_binding_file_and_new_secrets_are_served() {
     assert_eq!(host.get("/").text(), "hello undefined");
     save(host.folder(), "wrangler.toml", &with("bye"));
     wait_for_answer(&host, "bye undefined");
-    save(host.folder(), ".dev.vars", "TOKEN=abc\n");
-    wait_for_answer(&host, "bye abc");
-    save(host.folder(), ".dev.vars", "TOKEN=def\n");
-    wait_for_answer(&host, "bye def");
-    assert!(!host.log().contains("abc"), "secrets are not told");
+    save(host.folder(), ".dev.vars", "TOKEN=first-token\n");
+    wait_for_answer(&host, "bye first-token");
+    save(host.folder(), ".dev.vars", "TOKEN=second-token\n");
+    wait_for_answer(&host, "bye second-token");
+    assert!(!host.log().contains("first-token"), "secrets are not told");
 
     save(host.folder(), "wrangler.toml", "name = \"w\"\nnmae = 3\n");
     host.wait_for_log("wrangler.toml:2:1");
-    assert_eq!(host.get("/").text(), "bye def");
+    assert_eq!(host.get("/").text(), "bye second-token");
     save(host.folder(), "wrangler.toml", &format!("{}[dev]\nport = 1\n", with("again")));
-    wait_for_answer(&host, "again def");
+    wait_for_answer(&host, "again second-token");
     assert!(!host.log().contains("[dev] has changed"), "the command line says where to listen");
 }
 

@@ -9,9 +9,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "host", version, about, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,access=debug`.
-    #[arg(long, global = true, env = "HOST_LOG", value_name = "FILTER", default_value = "info")]
-    pub(crate) log: String,
+    /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,access=debug`. [default: info; warn for `host ai`]
+    #[arg(long, global = true, env = "HOST_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
 
     /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]

@@ -4,11 +4,14 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, LogFormat};
+use crate::args::{Args, Command, LogFormat};
 
 /// Starts logging. A filter that means nothing falls back to `info` and says so.
 pub(crate) fn start(args: &Args) {
-    let filter = EnvFilter::builder().parse(&args.log);
+    // An answer on the terminal is not mixed with what led to it.
+    let usual = if matches!(args.command, Command::Ai(_)) { "warn" } else { "info" };
+    let asked = args.log.as_deref().unwrap_or(usual);
+    let filter = EnvFilter::builder().parse(asked);
     let fault = filter.as_ref().err().map(ToString::to_string);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = tracing_subscriber::fmt()
@@ -21,6 +24,6 @@ pub(crate) fn start(args: &Args) {
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     if let Some(fault) = fault {
-        tracing::warn!("--log {:?}: {fault}; logging at info", args.log);
+        tracing::warn!("--log {asked:?}: {fault}; logging at info");
     }
 }

@@ -284,7 +284,7 @@ fn faults(folder: &Path, files: &[Artefact], progress: &mut dyn Progress) -> Vec
     let mut faults = Vec::new();
     for artefact in files {
         match digest::file(&folder.join(&artefact.file), &mut |bytes| progress.advance(bytes)) {
-            Ok((sha256, _)) if sha256 == artefact.sha256 => {}
+            Ok((sha256, bytes)) if sha256 == artefact.sha256 && bytes == artefact.bytes => {}
             Ok((_, bytes)) if bytes != artefact.bytes => {
                 faults.push(format!("{} has {bytes} bytes, not {}", artefact.file, artefact.bytes));
             }
