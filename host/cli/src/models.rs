@@ -67,6 +67,11 @@ pub(crate) fn pull(store: &Store, models: &[String], name: Option<&str>) -> anyh
                 bail!("a model of a hub repository needs a name: host models pull {model} --as NAME");
             };
             let reference: HubReference = model.parse()?;
+            if std::env::var("HF_HUB_OFFLINE")
+                .is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE" | "yes" | "on"))
+            {
+                bail!("HF_HUB_OFFLINE is set, so {model} is not fetched; unset it, or import files that are here");
+            }
             let installed = store.pull_hub(&name.parse()?, &reference, &HubEndpoint::from_env(), &mut Bars::new())?;
             report(&installed);
             continue;

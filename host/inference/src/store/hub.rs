@@ -5,6 +5,8 @@
 //! redirects to wherever the hub keeps it. The token goes to the endpoint only, never to where it redirects. Servers
 //! are not trusted: sizes bound what is written, sums decide what is kept, headers are bounded by the client.
 
+mod listing;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -16,13 +18,12 @@ use ureq::{Agent, Body};
 
 use super::package::matches;
 use super::staging::Staging;
-use super::{
-    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_file_name,
-};
+use super::{FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_path};
 use crate::backend::Pooling;
 use crate::catalogue::{Artefact, Task};
 use crate::encoder;
 use crate::vision;
+use listing::Listing;
 
 const CONNECT: Duration = Duration::from_secs(30);
 /// A connection that gives nothing for so long is dead; the next attempt resumes.
@@ -32,6 +33,8 @@ const REDIRECTS: usize = 5;
 /// What sentence-transformers puts beside an encoder that makes vectors; each has a few hundred bytes.
 const BESIDE: [&str; 2] = ["modules.json", "1_Pooling/config.json"];
 const BESIDE_BYTES: u64 = 1 << 20;
+/// Some 200 bytes for each file of a repository.
+const LISTING_BYTES: u64 = 8 << 20;
 
 /// Where the hub is, and who asks.
 #[derive(Clone)]
@@ -57,8 +60,8 @@ impl HubEndpoint {
     }
 }
 
-/// `hf:OWNER/REPOSITORY[@REVISION][/FILE]`. Without a file: `config.json`, `tokenizer.json` and `model.safetensors`, or
-/// what a model that looks at pictures has beside its `config.json`.
+/// `hf:OWNER/REPOSITORY[@REVISION][/FILE]`. Without a file: the safetensors, in one file, in shards or in the parts of a
+/// model that draws, with what its loaders read beside them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubReference {
     repository: String,
@@ -140,25 +143,33 @@ impl Store {
         let hub = Hub::new(endpoint);
         let model = staging.model();
         let mut files = Vec::new();
-        let mut commit = None;
-        let mut paths = reference.files();
+        let listing = hub.listing(reference)?;
+        let mut commit = listing.as_ref().and_then(|listing| listing.sha.clone()).filter(|id| is_commit(id));
+        let mut paths: Vec<String> = match &listing {
+            Some(listing) => listing.wanted().map_err(|why| fault(&reference.to_string(), why))?,
+            None => reference.files().into_iter().map(str::to_owned).collect(),
+        };
         let mut at = 0;
-        while let Some(path) = paths.get(at).copied() {
+        while let Some(path) = paths.get(at).cloned() {
             at += 1;
             // Every file comes from the commit that the first one came from.
             let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
             let url = format!("{}/{}/resolve/{revision}/{path}", endpoint.url, reference.repository);
             let remote = hub.head(&url)?;
-            let file = path.rsplit('/').next().unwrap_or(path);
+            let file = match &reference.file {
+                Some(_) => path.rsplit('/').next().unwrap_or(&path),
+                None => &path,
+            };
             files.push(hub.fetch(&url, &remote, file, &staging.download(), &model, progress)?);
             commit = commit.or(remote.commit);
-            if reference.file.is_none() && path == "config.json" {
-                paths = vision::files(&model).unwrap_or(paths);
+            if listing.is_none() && reference.file.is_none() && path == "config.json" {
+                let known = vision::files(&model).map(|files| files.into_iter().map(str::to_owned).collect());
+                paths = known.unwrap_or(paths);
             }
         }
         let found = inspect(&model)?;
         let mut pooling = found.pooling;
-        if reference.file.is_none() && found.task == Task::TextEmbeddings {
+        if listing.is_none() && reference.file.is_none() && found.task == Task::TextEmbeddings {
             let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
             let base = format!("{}/{}/resolve/{revision}", endpoint.url, reference.repository);
             pooling = hub.pooling(&base, &staging.download())?;
@@ -199,6 +210,27 @@ impl Hub {
             .user_agent(concat!("host/", env!("CARGO_PKG_VERSION")))
             .build();
         Self { agent: config.into(), endpoint: endpoint.clone() }
+    }
+
+    /// What the hub tells of the repository's files, where the reference names none. None too where the server lists
+    /// nothing, as some mirrors do: the usual files are asked for then.
+    fn listing(&self, reference: &HubReference) -> Result<Option<Listing>, StoreError> {
+        if reference.file.is_some() {
+            return Ok(None);
+        }
+        let HubReference { repository, revision, .. } = reference;
+        let url = format!("{}/api/models/{repository}/revision/{revision}", self.endpoint.url);
+        let response = self.authorized(self.agent.get(&url), &url).call().map_err(|error| fault(&url, error))?;
+        match response.status().as_u16() {
+            200 => {}
+            404 => return Ok(None),
+            _ => return Err(refused(&url, &response)),
+        }
+        let body = response.into_body().into_with_config().limit(LISTING_BYTES).read_to_vec();
+        let body = body.map_err(|error| fault(&url, error))?;
+        serde_json::from_slice(&body)
+            .map(Some)
+            .map_err(|error| fault(&url, format!("its answer is no listing: {error}")))
     }
 
     /// Follows redirects within the hub (renamed repositories), stops at those that lead to the bytes.
@@ -265,11 +297,11 @@ impl Hub {
         model: &Path,
         progress: &mut dyn Progress,
     ) -> Result<Artefact, StoreError> {
-        if !plain_file_name(file) {
+        if !plain_path(file) {
             return Err(fault(url, "its last part is no file name"));
         }
         // The etag in the name keeps parts of different contents apart.
-        let part = parts.join(format!("{file}.{}.part", remote.etag));
+        let part = parts.join(format!("{}.{}.part", file.replace('/', "-"), remote.etag));
         progress.start(&format!("downloading {file}"), remote.size);
         let fetched = self.resume(url, remote, &part, progress);
         progress.finish();
@@ -286,6 +318,9 @@ impl Hub {
             return Err(error);
         }
         let to = model.join(file);
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder).map_err(StoreError::io("cannot create", folder))?;
+        }
         fs::rename(&part, &to).map_err(StoreError::io("cannot move", &part))?;
         Ok(Artefact { file: file.to_owned(), sha256, bytes })
     }
@@ -377,14 +412,17 @@ fn remote(headers: &HeaderMap, direct: bool) -> Option<Remote> {
     }
     let number = |name| text(headers, name).and_then(|size| size.parse().ok());
     let sha256 = (etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())).then(|| etag.to_ascii_lowercase());
-    let commit =
-        text(headers, "x-repo-commit").filter(|id| id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+    let commit = text(headers, "x-repo-commit").filter(|id| is_commit(id));
     Some(Remote {
         size: number("x-linked-size").or_else(|| number("content-length").filter(|_| direct)),
         sha256,
         etag,
         commit: commit.map(str::to_owned),
     })
+}
+
+fn is_commit(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn starts_at(headers: &HeaderMap, have: u64) -> bool {

@@ -311,3 +311,57 @@ fn an_encoder_keeps_the_pooling_that_its_repository_asks_for() {
     let dense = r#"[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]"#;
     assert!(pull("dense", &[("modules.json", dense)]).unwrap_err().contains("Dense"));
 }
+
+/// What the hub's interface tells of a repository with `files`.
+fn listed(files: &mut HashMap<String, Vec<u8>>, more: &[&str]) {
+    let names = files.keys().map(String::as_str).chain(more.iter().copied());
+    let siblings: Vec<_> = names.map(|name| serde_json::json!({ "rfilename": name })).collect();
+    let listing = serde_json::json!({ "sha": COMMIT, "siblings": siblings });
+    files.insert("/api/models/owner/repo/revision/main".to_owned(), listing.to_string().into_bytes());
+}
+
+/// Every file below `folder`, by its path there.
+fn below(folder: &Path) -> HashMap<String, Vec<u8>> {
+    let mut files = HashMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            files.extend(below(&path).into_iter().map(|(inner, body)| (format!("{name}/{inner}"), body)));
+        } else {
+            files.insert(name, std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn a_model_of_parts_is_fetched_part_by_part() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/draw/model");
+    let mut files = below(&root);
+    listed(
+        &mut files,
+        &["unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors", "../evil/config.json"],
+    );
+    let (endpoint, hub) = serve(Hub { files, ..Hub::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let reference: HubReference = "hf:owner/repo".parse().unwrap();
+    let installed = store.pull_hub(&"toy".parse().unwrap(), &reference, &endpoint, &mut NoProgress).unwrap();
+    assert_eq!(installed.manifest.task, host_inference::Task::TextToImage);
+    assert!(installed.manifest.files.iter().any(|file| file.file == "unet/config.json"));
+    let seen = hub.lock().unwrap().seen.clone();
+    assert!(seen.iter().all(|seen| !["bin", "checker", "evil", "README"].iter().any(|name| seen.path.contains(name))));
+    store.verify(&"toy".parse().unwrap(), &mut NoProgress).unwrap();
+}
+
+#[test]
+fn a_repository_without_weights_says_what_it_has() {
+    let mut files = HashMap::from([("config.json".to_owned(), b"{}".to_vec())]);
+    listed(&mut files, &["model.Q4_0.gguf"]);
+    let (endpoint, _hub) = serve(Hub { files, ..Hub::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let reference: HubReference = "hf:owner/repo".parse().unwrap();
+    let pulled = Store::open(folder.path()).pull_hub(&"x".parse().unwrap(), &reference, &endpoint, &mut NoProgress);
+    assert!(pulled.unwrap_err().to_string().contains("model.Q4_0.gguf"));
+}
