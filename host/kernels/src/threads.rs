@@ -59,15 +59,17 @@ pub struct ThreadPool {
     turn: Mutex<()>,
     /// What the process may use.
     cores: usize,
+    /// Counts the models that share these cores.
+    computing: &'static AtomicUsize,
 }
 
 /// A model's time of computing: see [`ThreadPool::step`].
 #[must_use]
-pub struct Step(());
+pub struct Step(&'static AtomicUsize);
 
 impl Drop for Step {
     fn drop(&mut self) {
-        COMPUTING.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -94,7 +96,7 @@ impl ThreadPool {
         });
         let (workers, handles) = (Vec::with_capacity(own), Vec::with_capacity(own));
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let mut pool = Self { shared, workers, handles, turn: Mutex::new(()), cores };
+        let mut pool = Self { shared, workers, handles, turn: Mutex::new(()), cores, computing: &COMPUTING };
         for index in 0..own {
             let shared = pool.shared.clone();
             let worker = std::thread::Builder::new()
@@ -114,13 +116,13 @@ impl ThreadPool {
     /// Counts this pool among those that compute, until the value is dropped. A region outside of any step is run as if
     /// its pool were alone beside the others that compute.
     pub fn step(&self) -> Step {
-        COMPUTING.fetch_add(1, Ordering::Relaxed);
-        Step(())
+        self.computing.fetch_add(1, Ordering::Relaxed);
+        Step(self.computing)
     }
 
     /// The workers of the next region.
     fn share(&self) -> usize {
-        match COMPUTING.load(Ordering::Relaxed) {
+        match self.computing.load(Ordering::Relaxed) {
             0 | 1 => self.workers.len(),
             models => self.workers.len().min((self.cores / models).saturating_sub(1)),
         }
@@ -315,8 +317,11 @@ impl<'a> Scatter<'a> {
 mod tests {
     use super::*;
 
+    /// A pool that shares its cores with no other test.
     fn pool(threads: usize) -> ThreadPool {
-        ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap()
+        let mut pool = ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap();
+        pool.computing = Box::leak(Box::default());
+        pool
     }
 
     #[test]
@@ -376,7 +381,6 @@ mod tests {
         let mut pool = pool(5);
         pool.cores = 6;
         let workers = |models: usize| (6usize / models).saturating_sub(1).min(4);
-        // Other tests may compute at the same time, but none says so.
         let mut steps = Vec::new();
         for models in 1..8 {
             steps.push(pool.step());
