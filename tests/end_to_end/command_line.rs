@@ -144,3 +144,15 @@ fn models_are_listed_by_task_and_by_where_they_are() {
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("speech"), "the tasks are named");
 }
+
+#[test]
+fn a_hub_is_not_asked_where_the_user_is_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["models", "pull", "hf:owner/repository", "--as", "mine"];
+    let mut pull = command();
+    // Nobody listens there: only a pull that is not tried says something else.
+    pull.env("HF_HUB_OFFLINE", "1").env("HF_ENDPOINT", "http://127.0.0.1:9").env("HOST_MODELS_DIR", folder.path());
+    let output = pull.args(arguments).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && message.contains("HF_HUB_OFFLINE"), "{message}");
+}

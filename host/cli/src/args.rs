@@ -341,7 +341,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   host models pull smollm2-135m-instruct
-  host models pull hf:OWNER/REPOSITORY/FILE.gguf --as my-model")]
+  host models pull hf:OWNER/REPOSITORY --as my-model
+  host models pull hf:OWNER/REPOSITORY/FILE.gguf --as my-model
+HF_TOKEN opens gated repositories, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids all of them.")]
     Pull {
         /// Names of the catalogue (`host models list`), or one `hf:OWNER/REPOSITORY[@REVISION][/FILE]`.
         #[arg(required = true, value_name = "MODEL")]

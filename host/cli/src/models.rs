@@ -67,9 +67,7 @@ pub(crate) fn pull(store: &Store, models: &[String], name: Option<&str>) -> anyh
                 bail!("a model of a hub repository needs a name: host models pull {model} --as NAME");
             };
             let reference: HubReference = model.parse()?;
-            if std::env::var("HF_HUB_OFFLINE")
-                .is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE" | "yes" | "on"))
-            {
+            if offline() {
                 bail!("HF_HUB_OFFLINE is set, so {model} is not fetched; unset it, or import files that are here");
             }
             let installed = store.pull_hub(&name.parse()?, &reference, &HubEndpoint::from_env(), &mut Bars::new())?;
@@ -84,6 +82,12 @@ pub(crate) fn pull(store: &Store, models: &[String], name: Option<&str>) -> anyh
         report(&pulled);
     }
     Ok(())
+}
+
+/// Whether the user wants nothing from a hub, as the hub's own programs understand it.
+fn offline() -> bool {
+    let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
+    ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 fn verify(store: &Store, models: &[String]) -> anyhow::Result<()> {

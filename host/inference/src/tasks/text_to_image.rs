@@ -8,7 +8,6 @@
 //! Bounds are Cloudflare's, but that a model whose own pictures are smaller than 256 pixels draws from 64 on.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::kind;
 use super::media::Media;
+use super::text_generation::deadline;
 use crate::AiError;
 use crate::backend::{Canvas, DrawRequest, PictureAnswer, PictureFormat, SentPicture, TextToImage};
 use crate::request::{RunOutput, RunRequest};
@@ -98,19 +98,6 @@ fn stable_diffusion_request(request: &mut RunRequest, canvas: Canvas) -> Result<
 fn picture(request: &mut RunRequest, property: &'static str) -> Result<Option<SentPicture>, AiError> {
     let media = Media::take(request, property, MAX_PICTURE)?;
     Ok(media.map(|media| SentPicture { property, data: media.data }))
-}
-
-/// The time that the caller gives.
-fn deadline(options: &Map<String, Value>) -> Result<Option<Instant>, AiError> {
-    match options.get("gateway").and_then(|gateway| gateway.get("requestTimeoutMs")) {
-        None | Some(Value::Null) => Ok(None),
-        Some(timeout) => match timeout.as_u64().filter(|timeout| *timeout > 0) {
-            Some(timeout) => Ok(Instant::now().checked_add(Duration::from_millis(timeout))),
-            None => Err(AiError::bad_input(
-                "the option 'gateway.requestTimeoutMs' must be a whole number of milliseconds above 0",
-            )),
-        },
-    }
 }
 
 struct Inputs<'a>(&'a Map<String, Value>);
