@@ -123,6 +123,22 @@ impl Env {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// A binding of the kind `kind` (`vectorize`, `queue`) that is called by method.
+    ///
+    /// # Errors
+    /// When the binding file grants no such binding; the message holds the lines to add.
+    ///
+    /// ```no_run
+    /// # fn example(env: host_sdk::Env) -> host_sdk::Result<()> {
+    /// let index = env.binding("NOTES", "vectorize")?;
+    /// # let _ = index;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn binding(&self, name: &str, kind: &str) -> Result<crate::Binding> {
+        crate::Binding::new(name, kind)
+    }
+
     /// The name and kind of every binding, sorted by name. Values are not shown, so that this can be logged.
     ///
     /// ```no_run

@@ -29,6 +29,9 @@ pub enum Error {
     /// A model call that the host or the model refused.
     #[error(transparent)]
     Ai(#[from] AiError),
+    /// A call of a binding's method that the host refused.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// A name that the binding file does not grant; the text holds the lines to add to it.
     #[error("{0}")]
     MissingBinding(String),
@@ -101,6 +104,25 @@ pub struct AiError {
     pub message: String,
     /// When trying again may help: after so many seconds.
     pub retry_after: Option<u32>,
+}
+
+/// A refused call of a binding's method. It reads as the original service words it.
+///
+/// ```
+/// use host_sdk::BindingError;
+///
+/// let error = BindingError { code: 40006, status: 400, message: "VECTOR_QUERY_ERROR (code = 40006): no vector".into() };
+/// assert!(error.to_string().contains("40006"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BindingError {
+    /// The service's code, or 0 where it has none.
+    pub code: u32,
+    /// The HTTP status to answer with.
+    pub status: u16,
+    /// What went wrong.
+    pub message: String,
 }
 
 #[cfg(test)]

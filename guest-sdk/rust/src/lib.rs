@@ -27,6 +27,7 @@
 extern crate self as host_sdk;
 
 pub mod ai;
+mod binding;
 mod body;
 mod context;
 mod env;
@@ -43,10 +44,11 @@ mod sys;
 mod testing;
 mod time;
 
+pub use binding::Binding;
 pub use body::ByteStream;
 pub use context::Context;
 pub use env::{BindingKind, Env, Secret, Var};
-pub use error::{AiError, Error, Result};
+pub use error::{AiError, BindingError, Error, Result};
 pub use fetch::Fetch;
 pub use futures_util;
 pub use headers::Headers;

@@ -29,8 +29,8 @@ impl wit::Host for State<Bindings> {
                 EnvValue::Json(json) => (wit::Kind::Json, json.to_string()),
                 EnvValue::Secret(secret) => (wit::Kind::Secret, secret.expose().to_owned()),
                 EnvValue::Ai(_) => (wit::Kind::Ai, String::new()),
-                // Released versions of the interface have no kind for what can only be fetched from.
-                EnvValue::Assets(_) | EnvValue::Service(_) => return None,
+                // Released versions of the interface have no kind for these.
+                EnvValue::Assets(_) | EnvValue::Service(_) | EnvValue::Callable(_) => return None,
             };
             Some(wit::Binding { name: name.clone(), kind, value })
         });

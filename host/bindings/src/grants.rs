@@ -1,6 +1,7 @@
 //! What one worker's binding file gives it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use host_assets::Assets;
 use host_config::{AiGrant, Binding, Missing, Secret};
@@ -8,6 +9,7 @@ use host_inference::AiError;
 use serde_json::{Map, Value};
 
 use crate::outbound::{Policy, PolicyError};
+use crate::{Callable, Resources};
 
 /// What a worker may use, decoded from its binding file.
 pub struct Grants {
@@ -27,6 +29,8 @@ pub(crate) enum EnvValue {
     Assets(Assets),
     /// Another worker of the project, by its name.
     Service(String),
+    /// What is called by method.
+    Callable(Arc<dyn Callable>),
 }
 
 /// A worker's grants that cannot be carried out.
@@ -54,8 +58,12 @@ pub struct MissingGrant {
 }
 
 impl Grants {
-    /// Reads a worker's grants. `assets` are its static files, if it has some.
-    pub fn new(worker: &host_config::Worker, assets: Option<&Assets>) -> Result<Self, GrantError> {
+    /// Reads a worker's grants. `assets` are its static files, if it has some; `resources` back its other bindings.
+    pub fn new(
+        worker: &host_config::Worker,
+        assets: Option<&Assets>,
+        resources: &Resources,
+    ) -> Result<Self, GrantError> {
         let env = worker.bindings.iter().filter_map(|(name, binding)| {
             let value = match binding {
                 Binding::Text(text) => EnvValue::Text(text.clone()),
@@ -64,7 +72,7 @@ impl Grants {
                 Binding::Ai(grant) => EnvValue::Ai(grant.clone()),
                 Binding::Assets => EnvValue::Assets(assets?.clone()),
                 Binding::Service { service, .. } => EnvValue::Service(service.clone()),
-                _ => return None,
+                other => EnvValue::Callable(resources.callable(other)?),
             };
             Some((name.clone(), value))
         });
@@ -121,6 +129,8 @@ impl Grants {
                     "workers:ai" => {
                         format!("which is not granted; add\n{}", self.worker.explain_missing(Missing::Ai, "AI"))
                     }
+                    // Which bindings it calls is not known before it calls them.
+                    "workers:bindings" => return None,
                     _ => "which this host does not offer".to_owned(),
                 };
                 Some(MissingGrant { import: import.clone(), reason })
@@ -135,6 +145,8 @@ impl Grants {
             Missing::Model => "no right to run the model",
             Missing::Lora => "no right to use the adapter",
             Missing::Secret => "no secret",
+            Missing::VectorIndex => "no vector index",
+            Missing::Queue => "no queue to send to",
             _ => "no variable",
         };
         let name: String = name.chars().filter(|c| !c.is_control()).take(200).collect();

@@ -1,4 +1,4 @@
-//! What a worker can import beyond WASI: its variables and secrets, `env.AI`, and outbound requests.
+//! What a worker can import beyond WASI: its variables and secrets, `env.AI`, bindings that are called by method, and outbound requests.
 //!
 //! [`Grants`] is what one worker's binding file gives it, checked when the worker is made; [`Bindings`] carries it into
 //! each of the worker's stores and answers its imports. A guest that imports what it was not granted is refused before
@@ -7,9 +7,11 @@
 //! Imports never hold a store while they wait: a call starts a task, and the guest polls or awaits it.
 
 mod ai;
+mod calls;
 mod env;
 mod grants;
 pub mod outbound;
+mod resources;
 mod script;
 mod site;
 
@@ -22,7 +24,9 @@ use host_runtime::{Extension, OutboundResult, RequestContext, State};
 use wasmtime::component::{HasData, Linker};
 use wasmtime_wasi_http::{RequestOptions, WasiBody};
 
+pub use calls::{CallError, Callable, Kind, MethodCall};
 pub use grants::{GrantError, Grants, MissingGrant};
+pub use resources::Resources;
 pub use site::{Answerer, Services, Site};
 
 /// One worker's bindings, as its stores hold them. Cheap to clone.
@@ -58,7 +62,8 @@ impl Bindings {
 impl Extension for Bindings {
     fn link(linker: &mut Linker<State<Self>>) -> wasmtime::Result<()> {
         env::link(linker)?;
-        ai::link(linker)
+        ai::link(linker)?;
+        calls::link(linker)
     }
 
     fn send(

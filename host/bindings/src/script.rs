@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
 use crate::grants::EnvValue;
 use crate::site::{Answerer, Site};
-use crate::{Bindings, Grants, ai};
+use crate::{Bindings, Grants, ai, calls};
 
 impl Grants {
     /// The JSON that a script's `env` is made from: `{"bindings": {NAME: {"type": …}}, "flags": […]}`.
@@ -30,6 +30,7 @@ impl Grants {
                     EnvValue::Secret(secret) => json!({ "type": "text", "value": secret.expose() }),
                     EnvValue::Ai(_) => json!({ "type": "ai" }),
                     EnvValue::Assets(_) | EnvValue::Service(_) => json!({ "type": "fetcher" }),
+                    EnvValue::Callable(callable) => json!({ "type": callable.kind().name() }),
                 };
                 (name.clone(), entry)
             })
@@ -47,6 +48,7 @@ pub(crate) fn call(
 ) -> BoxFuture<'static, Response<WasiBody>> {
     match bindings.grants().env().get(name) {
         Some(EnvValue::Ai(_)) => ai::answer(bindings.clone(), context, name.to_owned(), request).boxed(),
+        Some(EnvValue::Callable(_)) => calls::answer(bindings.clone(), context, name.to_owned(), request).boxed(),
         Some(EnvValue::Assets(assets)) => match fetched(request) {
             Some(request) => from_files(assets.clone(), request).boxed(),
             None => refusal(StatusCode::BAD_REQUEST, NO_ADDRESS.to_owned()),

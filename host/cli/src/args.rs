@@ -117,6 +117,10 @@ pub(crate) struct ProjectArgs {
     /// A variable for every worker; may be given again.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) var: Vec<(String, String)>,
+
+    /// Where vectors, queues and other state are kept. [default: .host/state beside the binding file]
+    #[arg(long, value_name = "DIRECTORY", env = "HOST_STATE_DIR")]
+    pub(crate) persist_to: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

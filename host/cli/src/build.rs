@@ -1,7 +1,11 @@
 //! `host build`: what `host serve` does to scripts before it serves them, and no more.
 
+use std::path::Path;
+
+use host_bindings::Resources;
 use host_config::{LoadOptions, Main, Project, Worker};
 use host_js::Built;
+use host_state::Directory;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
@@ -34,7 +38,8 @@ fn build(args: &BuildArgs) -> Done {
     for warning in &project.warnings {
         eprintln!("{warning}\n");
     }
-    let mut workshop = Workshop::open()?;
+    // A build starts no worker, so nothing is made there.
+    let mut workshop = Workshop::open(Resources::new(Directory::new(Path::new(host_state::IN_PROJECT))))?;
     let (mut workers, mut faults) = (Vec::new(), Vec::new());
     for worker in &project.workers {
         let name = worker.name.as_str();

@@ -32,7 +32,9 @@ fn check(args: &CheckArgs) -> Result<Project, Failed> {
     let project = prepare::project(&args.project)?;
     let engine = prepare::engine(&project)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let sites = runtime.block_on(async { Workshop::open()?.sites(&project, &engine).await.map_err(Failed::usage) })?;
+    let resources = prepare::resources(&args.project, &project);
+    let sites =
+        runtime.block_on(async { Workshop::open(resources)?.sites(&project, &engine).await.map_err(Failed::usage) })?;
     sites.services.clear();
     Ok(project)
 }

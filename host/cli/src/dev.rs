@@ -54,8 +54,9 @@ async fn develop(project: Project, args: DevArgs) -> Done {
 
     let (stop, mut stopped) = watch::channel(false);
     tokio::spawn(stop_at_signals(Signals::new(), stop.clone()));
+    let resources = prepare::resources(&args.project, &project);
     let bench = Bench {
-        workshop: Workshop::open()?,
+        workshop: Workshop::open(resources)?,
         watch: Watch::start(),
         routes: server.routes(),
         addresses: server.addresses(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use host_assets::{Assets, navigation_prefers_assets};
-use host_bindings::{Bindings, Grants, Services, Site, outbound};
+use host_bindings::{Bindings, Grants, Resources, Services, Site, outbound};
 use host_config::{Device, LoadOptions, Main, ModelSource, Project};
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalAdapter, LocalModel, LocalSource};
 use host_inference::store::{self, Store};
@@ -53,6 +53,7 @@ pub(crate) fn load(args: &ProjectArgs) -> Result<Project, Failed> {
 pub(crate) struct Workshop {
     runtime: Runtime,
     client: outbound::Client,
+    resources: Resources,
     scripts: Option<Scripts>,
     /// What the script of a worker was last made from, by the worker's name.
     built: HashMap<String, Built>,
@@ -80,6 +81,15 @@ pub(crate) struct WorkerFaults(Vec<String>);
 /// The engine of a project's models.
 pub(crate) fn engine(project: &Project) -> Result<Engine, Failed> {
     Engine::new(engine_config(project)).map_err(Failed::usage)
+}
+
+/// What the bindings of a project keep their data in. Nothing is made before something is kept.
+pub(crate) fn resources(args: &ProjectArgs, project: &Project) -> Resources {
+    let beside = || {
+        let file = project.files.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+        file.parent().unwrap_or(Path::new("")).join(host_state::IN_PROJECT)
+    };
+    Resources::new(host_state::Directory::new(&args.persist_to.clone().unwrap_or_else(beside)))
 }
 
 /// The models that a project's aliases name and that could be fetched, without those that are on this machine.
@@ -122,11 +132,13 @@ pub(crate) fn have_models(project: &Project, pull: bool) -> Done {
 }
 
 impl Workshop {
-    pub(crate) fn open() -> Result<Self, Failed> {
+    /// What makes workers whose bindings keep their data in `resources`.
+    pub(crate) fn open(resources: Resources) -> Result<Self, Failed> {
         let runtime = Runtime::new(&runtime_config())?;
         Ok(Self {
             runtime,
             client: outbound::Client::new()?,
+            resources,
             scripts: None,
             built: HashMap::new(),
             components: HashMap::new(),
@@ -164,7 +176,7 @@ impl Workshop {
         let name = worker.name.as_str();
         let Some(main) = &worker.main else { return Ok(Site::new(name, None, assets)) };
         let at = |fault: &dyn Display| vec![format!("{}: {fault}", main.path().display())];
-        let grants = Grants::new(worker, assets.as_ref()).map_err(one)?;
+        let grants = Grants::new(worker, assets.as_ref(), &self.resources).map_err(one)?;
         let linked = match main {
             Main::Component(_) | Main::Cargo(_) => {
                 let path = self.component(worker, main).map_err(|fault| at(&fault))?;

@@ -24,7 +24,8 @@ pub(crate) fn run(args: ServeArgs) -> Done {
 
 async fn serve(project: Project, args: &ServeArgs) -> Done {
     let engine = prepare::engine(&project)?;
-    let sites = Workshop::open()?.sites(&project, &engine).await.map_err(Failed::usage)?;
+    let resources = prepare::resources(&args.project, &project);
+    let sites = Workshop::open(resources)?.sites(&project, &engine).await.map_err(Failed::usage)?;
     let ip = args.ip.as_deref().unwrap_or(&project.dev.ip);
     let port = args.port.unwrap_or(project.dev.port);
     let addresses = listen_addresses(ip).map_err(|error| Failed::usage(anyhow!(error)))?;

@@ -4,7 +4,7 @@
 //! that holds them.
 
 /// Writes the conversions for the flavour around it, which names its generated `wasi:http/types` `wit_http`,
-/// `workers:ai/inference` `wit_ai` and `workers:env/env` `wit_env`.
+/// `workers:ai/inference` `wit_ai`, `workers:bindings/calls` `wit_calls` and `workers:env/env` `wit_env`.
 macro_rules! conversions {
     () => {
         fn method_from_host(method: wit_http::Method) -> crate::Method {
@@ -103,6 +103,19 @@ macro_rules! conversions {
                 message: error.message,
                 retry_after: error.retry_after,
             })
+        }
+
+        fn call_error(error: wit_calls::Error) -> crate::Error {
+            crate::Error::Binding(crate::BindingError {
+                code: error.code,
+                status: error.status,
+                message: error.message,
+            })
+        }
+
+        /// Whether the binding file grants `binding` as a `kind` that is called by method.
+        pub(crate) fn check_binding(binding: &str, kind: &str) -> crate::Result<()> {
+            wit_calls::check(binding, kind).map_err(crate::Error::MissingBinding)
         }
 
         /// Every binding of this worker.

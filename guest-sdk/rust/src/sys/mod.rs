@@ -1,7 +1,7 @@
 //! The two flavours of WASI behind one small interface.
 //!
-//! The rest of the crate knows `IncomingRequest`, `HostStream`, `Timer`, `send`, `ai_run`, `bindings`, `explain_missing`
-//! and `spawn`, and not which WASI is below. Each flavour also brings the generated bindings and the export of the
+//! The rest of the crate knows `IncomingRequest`, `HostStream`, `Timer`, `send`, `ai_run`, `call`, `bindings`,
+//! `check_binding`, `explain_missing` and `spawn`, and not which WASI is below. Each flavour also brings the generated bindings and the export of the
 //! handler. Only one is compiled, so that a component carries the imports of one.
 //!
 //! Nothing here runs on a native target: there the generated imports are stubs that panic. The crate still compiles
@@ -28,7 +28,9 @@ use p3 as flavour;
 
 mod convert;
 
-pub(crate) use flavour::{HostStream, IncomingRequest, Timer, ai_run, bindings, explain_missing, send, spawn};
+pub(crate) use flavour::{
+    HostStream, IncomingRequest, Timer, ai_run, bindings, call, check_binding, explain_missing, send, spawn,
+};
 #[doc(hidden)]
 pub use flavour::{export, generated};
 

@@ -13,6 +13,8 @@ use generated::wasi::http0_2_12::types as wit_http;
 use generated::wasi::io::streams::{InputStream, OutputStream, StreamError};
 use generated::workers::ai0_2_0::inference;
 use generated::workers::ai0_2_0::inference as wit_ai;
+use generated::workers::bindings0_2_0::calls;
+use generated::workers::bindings0_2_0::calls as wit_calls;
 use generated::workers::env::env as wit_env;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -296,6 +298,14 @@ pub(crate) async fn ai_run(call: AiCall) -> Result<AiReply> {
         },
     };
     Ok(AiReply { request_id: response.request_id, output })
+}
+
+/// Calls a method of a binding with a JSON array, for the JSON of its answer.
+pub(crate) async fn call(binding: &str, method: &str, arguments: &str) -> Result<String> {
+    let pending = calls::start(binding, method, arguments);
+    let answer = wait_for(pending.subscribe(), || pending.get()).await;
+    let answer = answer.map_err(|()| Error::from("the answer was taken before"))?;
+    answer.map_err(call_error)
 }
 
 /// Waits on `pollable` until `get` has something.

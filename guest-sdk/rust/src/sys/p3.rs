@@ -15,6 +15,8 @@ use generated::wasi::http0_3_0::types as http;
 use generated::wasi::http0_3_0::types as wit_http;
 use generated::workers::ai0_3_0::inference;
 use generated::workers::ai0_3_0::inference as wit_ai;
+use generated::workers::bindings0_3_0::calls;
+use generated::workers::bindings0_3_0::calls as wit_calls;
 use generated::workers::env::env as wit_env;
 use generated::{wit_future, wit_stream};
 use std::future::Future;
@@ -275,4 +277,9 @@ pub(crate) async fn ai_run(call: AiCall) -> Result<AiReply> {
         },
     };
     Ok(AiReply { request_id: response.request_id, output })
+}
+
+/// Calls a method of a binding with a JSON array, for the JSON of its answer.
+pub(crate) async fn call(binding: &str, method: &str, arguments: &str) -> Result<String> {
+    calls::call(binding.to_owned(), method.to_owned(), arguments.to_owned()).await.map_err(call_error)
 }
