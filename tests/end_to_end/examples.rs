@@ -1,18 +1,26 @@
 //! The examples, served from the root's binding file with the real small models.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
 use serde_json::{Value, json};
 
 use crate::harness::{Host, component, workspace};
 
 /// The root's binding file, with the components where this build put them and the sources where they are.
-fn examples() -> Host {
+pub(crate) fn examples() -> Host {
+    examples_with("")
+}
+
+/// [`examples`] with a tiny CLIP of random weights under the name of the model that `examples/image-search` asks for.
+pub(crate) fn examples_with_clip() -> Host {
+    let folder = workspace().join("host/inference/tests/golden/vision/clip").display().to_string();
+    examples_with(&format!("[[ai.models]]\nname = \"clip-vit-large-patch14\"\npath = {folder:?}\n"))
+}
+
+fn examples_with(more: &str) -> Host {
     let text = std::fs::read_to_string(workspace().join("wrangler-like.toml")).unwrap();
     let folder = component("chat.wasm").parent().unwrap().display().to_string();
     let sources = workspace().join("examples").display().to_string();
-    Host::serve(&text.replace("target/wasm32-wasip2/release", &folder).replace("\"examples/", &format!("\"{sources}/")))
+    let text = text.replace("target/wasm32-wasip2/release", &folder).replace("\"examples/", &format!("\"{sources}/"));
+    Host::serve(&format!("{text}\n{more}"))
 }
 
 #[test]
@@ -156,7 +164,9 @@ fn draw_draws_what_it_is_asked_for() {
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("image/png")), "{}", reply.text());
     assert!(reply.body.starts_with(b"\x89PNG\r\n"));
     assert_eq!(get("/api/draw?prompt=a+red+circle+on+a+blue+background&seed=3").body, reply.body, "a seed decides");
-    assert_eq!((get("/api/draw").status, get("/api/draw?prompt=x&seed=-1").status), (400, 400));
+    for refused in ["", "?prompt=x&seed=-1", "?prompt=x&steps=0", "?prompt=x&steps=21"] {
+        assert_eq!(get(&format!("/api/draw{refused}")).status, 400, "{refused}");
+    }
 }
 
 #[test]
@@ -177,31 +187,40 @@ fn transcribe_writes_down_what_is_said() {
     assert_eq!(send("GET", "/api/transcribe", b"").status, 405);
 }
 
-/// A Chromium: the one of `HOST_CHROMIUM`, else one of the usual names.
-fn chromium() -> Option<String> {
-    let own = std::env::var("HOST_CHROMIUM").ok().filter(|program| !program.is_empty());
-    let usual = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].map(str::to_owned);
-    own.into_iter().chain(usual).find(|program| {
-        let mut version = Command::new(program);
-        version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        version.status().is_ok_and(|status| status.success())
-    })
+#[test]
+fn image_search_gives_pictures_and_texts_vectors_of_one_space() {
+    let golden = workspace().join("host/inference/tests/golden/vision");
+    let reference: Value = serde_json::from_slice(&std::fs::read(golden.join("golden.json")).unwrap()).unwrap();
+    let case = &reference["contrastive"]["clip"];
+    let host = examples_with_clip();
+    let send =
+        |method: &str, path: &str, body: &[u8]| host.send_to("image-search.localhost", method, path, &[], body).read();
+    let vector = |reply: &crate::harness::Reply| -> Vec<f64> {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["vector"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+    };
+    assert!(send("GET", "/", b"").text().contains("<title>Image search</title>"));
+    let texts: Vec<_> =
+        ["/api/text?q=a+cat", "/api/text?q=two+dogs"].map(|path| vector(&send("GET", path, b""))).into();
+    // What the reference multiplies the product of two vectors with.
+    let scale = 2.6592_f64.exp();
+    for (file, expected) in ["cat.png", "tall.png"].iter().zip(case["pictures"].as_array().unwrap()) {
+        let picture = vector(&send("POST", "/api/picture", &std::fs::read(golden.join(file)).unwrap()));
+        for (text, logit) in texts.iter().zip(expected["logits"].as_array().unwrap()) {
+            let product: f64 = picture.iter().zip(text).map(|(one, other)| one * other).sum();
+            assert!((product * scale - logit.as_f64().unwrap()).abs() < 1e-3, "{file}: {product} {logit}");
+        }
+    }
+    assert_eq!(send("POST", "/api/picture", b"no picture").status, 400);
+    assert_eq!((send("POST", "/api/picture", b"").status, send("GET", "/api/text", b"").status), (400, 400));
+    assert_eq!(send("GET", "/api/picture", b"").status, 405);
 }
 
 #[test]
-fn the_chat_page_works_in_a_browser() {
-    let Some(chromium) = chromium() else {
-        // Not with `eprintln!`, which is shown only where a test fails.
-        let left_out =
-            "LEFT OUT: the chat page in a browser: there is no Chromium; install one, or name it in HOST_CHROMIUM";
-        writeln!(std::io::stderr(), "  ! {left_out}").unwrap();
-        return;
-    };
+fn image_search_without_its_model_is_served_and_says_how_to_get_it() {
     let host = examples();
-    let mut node = Command::new("node");
-    node.arg(workspace().join("tests/end_to_end/chat_page.mjs")).arg(chromium);
-    node.arg(format!("http://chat-ui.localhost:{}/", host.port)).stdin(Stdio::null()).env_remove("NODE_OPTIONS");
-    let output = node.output().expect("node is there, as JavaScript workers need it");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out.lines().count() == 4, "{out}{err}");
+    let reply = host.send_to("image-search.localhost", "GET", "/api/text?q=a+cat", &[], b"").read();
+    let text = reply.text();
+    assert_eq!(reply.status, 503, "{text}");
+    assert!(text.contains("host models pull hf:openai/clip-vit-large-patch14 --as clip-vit-large-patch14"), "{text}");
 }

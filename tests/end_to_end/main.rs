@@ -16,5 +16,6 @@ mod harness;
 mod http;
 mod js_conformance;
 mod limits;
+mod pages;
 mod projects;
 mod tasks;

@@ -226,7 +226,7 @@ pub struct Artefact {
     pub bytes: u64,
 }
 
-/// A name of Cloudflare's.
+/// A name of Cloudflare's, or of a published model of a task that their service has not got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hosted {
@@ -259,7 +259,7 @@ pub fn entry(name: &str) -> Option<&'static Entry> {
     entries().iter().find(|entry| entry.name == name)
 }
 
-/// The names of Cloudflare's that are known here.
+/// The names of models that are known here and that the catalogue cannot fetch.
 pub fn hosted() -> &'static [Hosted] {
     &DATA.hosted
 }

@@ -329,15 +329,18 @@ impl Engine {
     }
 }
 
-/// The name is Cloudflare's, the weights are not here: say how to stand another model in.
+/// The name is known, the weights are not here: say how to get them and, where a small model does the same, how to let it.
 fn hosted_elsewhere(known: &Known, hosted: &catalogue::Hosted) -> AiError {
-    let stand_in = catalogue::stand_in(known.task).unwrap_or("NAME");
+    let (name, repository) = (&known.name, &hosted.repository);
+    let small = catalogue::stand_in(known.task).map_or(String::new(), |stand_in| {
+        format!(
+            "Let a small model stand in for it by adding to the binding file\n  [ai.aliases]\n  \
+             \"{name}\" = \"{stand_in}\"\nor else: "
+        )
+    });
     AiError::model_unavailable(format_args!(
-        "{name} is not on this machine. Let a small model stand in for it by adding to the binding file\n  \
-         [ai.aliases]\n  \"{name}\" = \"{stand_in}\"\nor import weights of your own ({repository}) with\n  \
-         host models import {name} PATH",
-        name = known.name,
-        repository = hosted.repository,
+        "{name} is not on this machine. {small}Fetch open weights with\n  host models pull hf:{repository} --as \
+         {name}\nor import files of your own with\n  host models import {name} PATH"
     ))
 }
 
