@@ -10,7 +10,15 @@ use serde_json::Value;
 use crate::harness::{Host, command, workspace};
 
 /// Templates that are scripts, as `--template` and `--lang` take them.
-const SCRIPTS: [(&str, &str); 5] = [("chat", "ts"), ("chat", "js"), ("rag", "ts"), ("hello", "ts"), ("hello", "js")];
+const SCRIPTS: [(&str, &str); 7] = [
+    ("chat", "ts"),
+    ("chat", "js"),
+    ("rag", "ts"),
+    ("draw", "ts"),
+    ("transcribe", "ts"),
+    ("hello", "ts"),
+    ("hello", "js"),
+];
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     command().current_dir(folder).args(arguments).output().unwrap()
@@ -91,6 +99,22 @@ fn a_new_rag_answers_from_its_notes() {
     assert!(answer["answer"].as_str().is_some_and(|text| !text.trim().is_empty()), "{answer}");
     let streamed = host.get("/?q=When+is+the+workshop+closed%3F&stream").text();
     assert!(events(&streamed)[0].starts_with("event: sources\ndata: ["), "{streamed}");
+}
+
+#[test]
+fn a_new_draw_draws_and_a_new_transcribe_listens() {
+    let folder = project("draw", "ts");
+    let host = serve(folder.path());
+    assert!(host.get("/").text().contains("<title>Draw</title>"));
+    let reply = host.get("/api/draw?prompt=a+red+circle&steps=1");
+    assert!(reply.status == 200 && reply.body.starts_with(b"\x89PNG\r\n"), "{}", reply.text());
+
+    let folder = project("transcribe", "ts");
+    let host = serve(folder.path());
+    let sound = std::fs::read(workspace().join("host/inference/tests/golden/speech/jfk.flac")).unwrap();
+    let reply = host.send("POST", "/api/transcribe", &[], &sound).read();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(reply.json()["text"].as_str().unwrap().contains("ask not what your country can do for you"));
 }
 
 #[test]

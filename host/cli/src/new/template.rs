@@ -39,6 +39,9 @@ const ASK_NOTES: &[&str] = &[
     "-N 'http://localhost:8787/?q=When+is+the+workshop+open?&stream'",
 ];
 
+const DRAW: &[&str] = &["-o picture.png 'http://localhost:8787/api/draw?prompt=a+lighthouse+in+a+storm'"];
+const LISTEN: &[&str] = &["--data-binary @speech.mp3 http://localhost:8787/api/transcribe"];
+
 /// Every template. The first of a name, and the first of a language, is the one meant when the other is not given.
 pub(super) const TEMPLATES: &[Template] = &[
     Template { name: "chat", lang: Lang::Ts, summary: CHAT, folder: "chat-ts", models: true, requests: ASK },
@@ -50,6 +53,22 @@ pub(super) const TEMPLATES: &[Template] = &[
         folder: "rag-ts",
         models: true,
         requests: ASK_NOTES,
+    },
+    Template {
+        name: "draw",
+        lang: Lang::Ts,
+        summary: "a page that asks for pictures",
+        folder: "draw-ts",
+        models: false,
+        requests: DRAW,
+    },
+    Template {
+        name: "transcribe",
+        lang: Lang::Ts,
+        summary: "a page that writes down what is said",
+        folder: "transcribe-ts",
+        models: true,
+        requests: LISTEN,
     },
     Template { name: "hello", lang: Lang::Ts, summary: HELLO, folder: "hello-ts", models: false, requests: GREET },
     Template { name: "hello", lang: Lang::Js, summary: HELLO, folder: "hello-js", models: false, requests: GREET },
@@ -163,6 +182,22 @@ mod tests {
             assert!(tests.iter().all(|test| has(*test) == usize::from(!template.needs_sdk())), "{template:?}");
             for (path, text) in files {
                 assert!(!text.contains("{{") && !path.ends_with(".in"), "{template:?} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn pages_and_workers_are_those_of_the_examples() {
+        let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+        for name in ["draw", "transcribe"] {
+            let own = |path: &str| FILES.iter().find(|(file, _)| *file == format!("{name}-ts/{path}")).unwrap().1;
+            let pages = std::fs::read_dir(examples.join(name).join("public")).unwrap();
+            let mut paths: Vec<String> =
+                pages.map(|page| format!("public/{}", page.unwrap().file_name().display())).collect();
+            paths.push("src/index.ts".to_owned());
+            for path in paths {
+                let example = std::fs::read_to_string(examples.join(name).join(&path)).unwrap();
+                assert_eq!(own(&path), example, "{name}: {path}; a change of one belongs in the other");
             }
         }
     }
