@@ -45,13 +45,13 @@ pub(crate) async fn classify(
     model: Arc<dyn ImageClassification>,
     mut request: RunRequest,
 ) -> Result<RunOutput, AiError> {
-    let labels = model.classify(required(&mut request)?).await?;
+    let labels = model.classify(required(&mut request).await?).await?;
     Ok(RunOutput::Json(labels.iter().take(LABELS).map(labelled).collect()))
 }
 
 /// Object detection: bytes or `{image}` in, `[{score, label, box}]` out.
 pub(crate) async fn detect(model: Arc<dyn ObjectDetection>, mut request: RunRequest) -> Result<RunOutput, AiError> {
-    let mut found = model.detect(required(&mut request)?).await?;
+    let mut found = model.detect(required(&mut request).await?).await?;
     found.retain(|object| object.score > THRESHOLD);
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     let object = |DetectedObject { label, score, bounds }: &DetectedObject| {
@@ -90,7 +90,7 @@ pub(crate) async fn describe(model: Arc<dyn ImageToText>, mut request: RunReques
         sampling.temperature = 0.0;
     }
     let caption = Caption { prompt, raw, max_tokens, sampling };
-    let description = model.describe(required(&mut request)?, caption).await?;
+    let description = model.describe(required(&mut request).await?, caption).await?;
     Ok(RunOutput::Json(json!({ "description": description })))
 }
 
@@ -104,7 +104,7 @@ pub(crate) async fn compare(model: Arc<dyn ImageEmbeddings>, mut request: RunReq
         None => Vec::new(),
     };
     let (tenant, deadline) = (request.tenant.clone(), deadline(&request.options)?);
-    let image = image(&mut request)?;
+    let image = image(&mut request).await?;
     if image.is_none() && given.is_empty() {
         return Err(AiError::bad_input(
             "oneOf at '/' not met, 0 matches: required properties at '/' are 'image', required properties at '/' are \
@@ -146,7 +146,7 @@ async fn choose(model: Arc<dyn ImageEmbeddings>, mut request: RunRequest) -> Res
         Some(other) => return Err(wrong_type("/hypothesis_template", "string", &other)),
     };
     let descriptions = labels.iter().map(|label| template.replacen("{}", label, 1)).collect();
-    let scores = model.classify_by_texts(required(&mut request)?, descriptions).await?;
+    let scores = model.classify_by_texts(required(&mut request).await?, descriptions).await?;
     let mut labels: Vec<ImageLabel> =
         labels.into_iter().zip(scores).map(|(label, score)| ImageLabel { label, score }).collect();
     labels.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -157,14 +157,14 @@ fn labelled(ImageLabel { label, score }: &ImageLabel) -> Value {
     json!({ "label": label, "score": score })
 }
 
-fn image(request: &mut RunRequest) -> Result<Option<ImageRequest>, AiError> {
+async fn image(request: &mut RunRequest) -> Result<Option<ImageRequest>, AiError> {
     let deadline = deadline(&request.options)?;
-    let media = Media::take(request, "image", IMAGE_BYTES)?;
+    let media = Media::take(request, "image", IMAGE_BYTES).await?;
     Ok(media.map(|media| ImageRequest { tenant: request.tenant.clone(), image: media.data, deadline }))
 }
 
-fn required(request: &mut RunRequest) -> Result<ImageRequest, AiError> {
-    image(request)?.ok_or_else(|| AiError::bad_input("required properties at '/' are 'image'"))
+async fn required(request: &mut RunRequest) -> Result<ImageRequest, AiError> {
+    image(request).await?.ok_or_else(|| AiError::bad_input("required properties at '/' are 'image'"))
 }
 
 fn wrong_type(path: &str, wanted: &str, found: &Value) -> AiError {

@@ -1,4 +1,7 @@
 //! Pictures and sound in a request's inputs: bytes, in each of the forms that programs send them in.
+//!
+//! Sixteen megabytes of base64 take some ten milliseconds to read, and as many numbers more, so what is long is read on a
+//! thread that may be kept so long, and other requests go on.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,6 +10,9 @@ use serde_json::Value;
 
 use crate::AiError;
 use crate::request::RunRequest;
+
+/// Texts of more bytes, and arrays of more numbers, are read on a thread that may block.
+const AT_ONCE: usize = 64 << 10;
 
 /// Bytes, and what they are said to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +30,11 @@ impl Media {
     ///
     /// # Errors
     /// 5006 naming the property when it is something else, empty, or longer than `most` bytes; 5004 for broken base64.
-    pub(crate) fn take(request: &mut RunRequest, property: &str, most: usize) -> Result<Option<Media>, AiError> {
+    pub(crate) async fn take(
+        request: &mut RunRequest,
+        property: &'static str,
+        most: usize,
+    ) -> Result<Option<Media>, AiError> {
         let attached = |name: &str| request.attachments.iter().position(|attachment| attachment.property == name);
         if let Some(at) = attached(property).or_else(|| attached("")) {
             let attachment = request.attachments.swap_remove(at);
@@ -33,7 +43,15 @@ impl Media {
         }
         match request.inputs.remove(property) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => Self::read(value, property, most)?.bounded(property, most).map(Some),
+            Some(value) => {
+                let media = if length(&value) > AT_ONCE {
+                    let read = tokio::task::spawn_blocking(move || Self::read(value, property, most));
+                    read.await.map_err(AiError::internal)?
+                } else {
+                    Self::read(value, property, most)
+                };
+                media?.bounded(property, most).map(Some)
+            }
         }
     }
 
@@ -57,6 +75,10 @@ impl Media {
                     Some((kind, data)) => (Some(kind.to_owned()), data),
                     None => (None, text.as_str()),
                 };
+                // Four letters are three bytes, the last of which may be filling.
+                if encoded.trim().len() / 4 * 3 > most.saturating_add(2) {
+                    return Err(too_long(property, most));
+                }
                 let data = STANDARD.decode(encoded.trim()).map_err(|_| AiError::bad_base64("string"))?;
                 Ok(Media { data: data.into(), content_type })
             }
@@ -84,6 +106,16 @@ impl Media {
     }
 }
 
+/// How many letters or numbers there are to read.
+fn length(value: &Value) -> usize {
+    match value {
+        Value::Array(numbers) => numbers.len(),
+        Value::String(text) => text.len(),
+        Value::Object(map) => map.get("body").map_or(0, |body| if body.is_object() { 0 } else { length(body) }),
+        _ => 0,
+    }
+}
+
 fn too_long(property: &str, most: usize) -> AiError {
     AiError::bad_input(format_args!("'/{property}' has more than {most} bytes"))
 }
@@ -101,12 +133,13 @@ mod tests {
         RunRequest { tenant, model: "m".into(), inputs, attachments, options }
     }
 
-    fn taken(inputs: Value) -> Result<Option<Media>, AiError> {
-        Media::take(&mut request(inputs), "audio", 4)
+    /// What is taken where four bytes are the most.
+    async fn taken(inputs: Value) -> Result<Option<Media>, AiError> {
+        Media::take(&mut request(inputs), "audio", 4).await
     }
 
-    #[test]
-    fn every_form_gives_the_same_bytes() {
+    #[tokio::test]
+    async fn every_form_gives_the_same_bytes() {
         let forms = [
             json!({ "audio": [1, 2, 255] }),
             json!({ "audio": "AQL/" }),
@@ -115,21 +148,21 @@ mod tests {
             json!({ "audio": { "body": [1, 2, 255] } }),
         ];
         for form in forms {
-            assert_eq!(taken(form.clone()).unwrap().unwrap().data[..], [1, 2, 255], "{form}");
+            assert_eq!(taken(form.clone()).await.unwrap().unwrap().data[..], [1, 2, 255], "{form}");
         }
         for property in ["audio", ""] {
             let mut request = request(json!({}));
             let (data, content_type) = (Bytes::from_static(&[1, 2, 255]), Some("audio/wav".to_owned()));
             request.attachments.push(Attachment { property: property.into(), content_type, data });
-            let media = Media::take(&mut request, "audio", 4).unwrap().unwrap();
+            let media = Media::take(&mut request, "audio", 4).await.unwrap().unwrap();
             assert_eq!((&media.data[..], media.content_type.as_deref()), (&[1, 2, 255][..], Some("audio/wav")));
         }
-        assert_eq!(taken(json!({ "audio": null })), Ok(None));
-        assert_eq!(taken(json!({})), Ok(None));
+        assert_eq!(taken(json!({ "audio": null })).await, Ok(None));
+        assert_eq!(taken(json!({})).await, Ok(None));
     }
 
-    #[test]
-    fn what_is_not_bytes_is_refused_by_name() {
+    #[tokio::test]
+    async fn what_is_not_bytes_is_refused_by_name() {
         for (input, code) in [
             (json!([1, 256]), 5006),
             (json!([1, -1]), 5006),
@@ -143,8 +176,26 @@ mod tests {
             (json!({}), 5006),
             (json!("%%%"), 5004),
         ] {
-            let error = taken(json!({ "audio": input })).unwrap_err();
+            let error = taken(json!({ "audio": input })).await.unwrap_err();
             assert!(error.code == code && (code == 5004 || error.message.contains("'/audio")), "{input}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_long_is_read_like_what_is_short_and_holds_up_nobody() {
+        let data: Vec<u8> = (0..3 * AT_ONCE).map(|at| (at % 251) as u8).collect();
+        for value in [json!(STANDARD.encode(&data)), json!(data), json!({ "body": STANDARD.encode(&data) })] {
+            let mut request = request(json!({ "audio": value }));
+            let mut taking = std::pin::pin!(Media::take(&mut request, "audio", data.len()));
+            // On a runtime of one thread: had it been read here, it would be ready.
+            assert!(futures::poll!(&mut taking).is_pending());
+            assert_eq!(taking.await.unwrap().unwrap().data[..], data);
+        }
+        let most = data.len() - 1;
+        let error = Media::take(&mut request(json!({ "audio": STANDARD.encode(&data) })), "audio", most).await;
+        assert_eq!(error.unwrap_err().message, too_long("audio", most).message);
+        let broken = "%".repeat(2 * AT_ONCE);
+        let error = Media::take(&mut request(json!({ "audio": broken })), "audio", 1 << 20).await;
+        assert_eq!(error.unwrap_err().code, 5004);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(model: Arc<dyn SpeechRecognition>, mut request: RunReque
     if request.inputs.get("lora").is_some_and(|name| !name.is_null()) {
         return Err(AiError::no_adapters(&request.model));
     }
-    let audio = Media::take(&mut request, "audio", MAX_AUDIO)?;
+    let audio = Media::take(&mut request, "audio", MAX_AUDIO).await?;
     let audio = audio.ok_or_else(|| AiError::bad_input("required properties at '/' are 'audio'"))?;
     let inputs = Inputs(&request.inputs);
     let defaults = TranscribeRequest::new(request.tenant.clone(), audio.data);

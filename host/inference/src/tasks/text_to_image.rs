@@ -38,7 +38,8 @@ const MAX_SEED: u64 = 1 << 53;
 /// Answers one request.
 pub(crate) async fn run(model: Arc<dyn TextToImage>, mut request: RunRequest) -> Result<RunOutput, AiError> {
     let flux = model.answer() == PictureAnswer::Json || ANSWER_IN_JSON.contains(&request.model.as_str());
-    let drawing = if flux { flux_request(&request)? } else { stable_diffusion_request(&mut request, model.canvas())? };
+    let drawing =
+        if flux { flux_request(&request)? } else { stable_diffusion_request(&mut request, model.canvas()).await? };
     let picture = model.draw(drawing).await?;
     if flux {
         return Ok(RunOutput::Json(json!({ "image": STANDARD.encode(&picture) })));
@@ -66,12 +67,12 @@ fn flux_request(request: &RunRequest) -> Result<DrawRequest, AiError> {
     })
 }
 
-fn stable_diffusion_request(request: &mut RunRequest, canvas: Canvas) -> Result<DrawRequest, AiError> {
-    let image = match picture(request, "image")? {
-        None => picture(request, "image_b64")?,
+async fn stable_diffusion_request(request: &mut RunRequest, canvas: Canvas) -> Result<DrawRequest, AiError> {
+    let image = match picture(request, "image").await? {
+        None => picture(request, "image_b64").await?,
         image => image,
     };
-    let mask = picture(request, "mask")?;
+    let mask = picture(request, "mask").await?;
     if mask.is_some() && image.is_none() {
         return Err(AiError::bad_input("'/mask' needs '/image', the picture that it covers"));
     }
@@ -95,8 +96,8 @@ fn stable_diffusion_request(request: &mut RunRequest, canvas: Canvas) -> Result<
     })
 }
 
-fn picture(request: &mut RunRequest, property: &'static str) -> Result<Option<SentPicture>, AiError> {
-    let media = Media::take(request, property, MAX_PICTURE)?;
+async fn picture(request: &mut RunRequest, property: &'static str) -> Result<Option<SentPicture>, AiError> {
+    let media = Media::take(request, property, MAX_PICTURE).await?;
     Ok(media.map(|media| SentPicture { property, data: media.data }))
 }
 
