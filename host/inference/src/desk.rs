@@ -23,7 +23,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A model, its thread and those who wait for it. Dropping it ends the thread once its current work is done; those who
 /// wait get 3008.
 pub(crate) struct Desk<M> {
-    lines: Arc<Lines<M>>,
+    lines: Arc<Lines<Work<M>>>,
 }
 
 /// What a piece of work knows of the one who waits for it.
@@ -60,35 +60,14 @@ impl Drop for Leave {
 
 type Work<M> = Box<dyn FnOnce(&mut M, &Ticket) + Send>;
 
-struct Waiting<M> {
-    ticket: Ticket,
-    work: Work<M>,
-}
-
-struct Lines<M> {
-    state: Mutex<State<M>>,
-    arrived: Condvar,
-    bound: usize,
-}
-
-struct State<M> {
-    /// Tenants with waiting work, next turn first. A tenant is here exactly when its line is not empty.
-    turns: VecDeque<Tenant>,
-    lines: HashMap<Tenant, VecDeque<Waiting<M>>>,
-    closed: bool,
-}
-
 impl<M: Send + 'static> Desk<M> {
     /// Starts the thread `name` for `model`. `bound` requests of a tenant may wait.
     pub(crate) fn open(name: &str, bound: NonZeroUsize, mut model: M) -> std::io::Result<Self> {
-        let state = State { turns: VecDeque::new(), lines: HashMap::new(), closed: false };
-        let lines = Arc::new(Lines { state: Mutex::new(state), arrived: Condvar::new(), bound: bound.get() });
-        let waiting = lines.clone();
+        let lines = Arc::new(Lines::new(bound));
+        let waiting = Arc::clone(&lines);
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Some(Waiting { ticket, work }) = waiting.next() {
-                if ticket.check() == Err(AiError::aborted()) {
-                    continue;
-                }
+            while let Some(Waiting { ticket, work, .. }) = waiting.next() {
+                let work: Work<M> = work;
                 work(&mut model, &ticket);
             }
         })?;
@@ -106,19 +85,68 @@ impl<M: Send + 'static> Desk<M> {
         deadline: Option<Instant>,
         work: impl FnOnce(&mut M, &Ticket) -> Result<T, AiError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, AiError>> {
+        self.lines.wait(tenant, deadline, move |reply| {
+            Box::new(move |model: &mut M, ticket: &Ticket| {
+                let done = catch_unwind(AssertUnwindSafe(|| ticket.check().and_then(|()| work(model, ticket))));
+                let done = done.unwrap_or_else(|_| {
+                    tracing::error!("a model's work panicked");
+                    Err(AiError::internal("the model's work failed unexpectedly"))
+                });
+                // Whoever waited may have gone.
+                let _ = reply.send(done);
+            })
+        })
+    }
+}
+
+impl<M> Drop for Desk<M> {
+    fn drop(&mut self) {
+        self.lines.close();
+    }
+}
+
+/// Those who wait, in a line for each tenant. `W` is what is to be done for one of them.
+pub(crate) struct Lines<W> {
+    state: Mutex<State<W>>,
+    arrived: Condvar,
+    bound: usize,
+}
+
+/// One who waits.
+pub(crate) struct Waiting<W> {
+    pub(crate) tenant: Tenant,
+    pub(crate) ticket: Ticket,
+    pub(crate) work: W,
+}
+
+struct State<W> {
+    /// Tenants with waiting work, next turn first. A tenant is here exactly when its line is not empty.
+    turns: VecDeque<Tenant>,
+    lines: HashMap<Tenant, VecDeque<Waiting<W>>>,
+    closed: bool,
+}
+
+impl<W> Lines<W> {
+    /// No one waits yet. `bound` requests of a tenant may.
+    pub(crate) fn new(bound: NonZeroUsize) -> Self {
+        let state = State { turns: VecDeque::new(), lines: HashMap::new(), closed: false };
+        Self { state: Mutex::new(state), arrived: Condvar::new(), bound: bound.get() }
+    }
+
+    /// Lets the work that `make` gives wait; it is to tell its outcome to the sender. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// 3040 when the tenant's line is full, 3008 when the lines close or the sender is dropped first, and what is sent.
+    pub(crate) fn wait<T: Send + 'static>(
+        &self,
+        tenant: Tenant,
+        deadline: Option<Instant>,
+        make: impl FnOnce(oneshot::Sender<Result<T, AiError>>) -> W,
+    ) -> BoxFuture<'static, Result<T, AiError>> {
         let (reply, answer) = oneshot::channel();
         let left = Arc::new(AtomicBool::new(false));
         let ticket = Ticket { left: left.clone(), deadline };
-        let work = Box::new(move |model: &mut M, ticket: &Ticket| {
-            let done = catch_unwind(AssertUnwindSafe(|| ticket.check().and_then(|()| work(model, ticket))));
-            let done = done.unwrap_or_else(|_| {
-                tracing::error!("a model's work panicked");
-                Err(AiError::internal("the model's work failed unexpectedly"))
-            });
-            // Whoever waited may have gone.
-            let _ = reply.send(done);
-        });
-        let queued = self.lines.push(tenant, Waiting { ticket, work });
+        let queued = self.push(Waiting { tenant, ticket, work: make(reply) });
         // Made here, so that a future that is never polled tells too.
         let leave = Leave(left);
         async move {
@@ -130,31 +158,19 @@ impl<M: Send + 'static> Desk<M> {
         }
         .boxed()
     }
-}
 
-impl<M> Drop for Desk<M> {
-    fn drop(&mut self) {
-        let mut state = self.lines.lock();
-        state.closed = true;
-        state.lines.clear();
-        state.turns.clear();
-        drop(state);
-        self.lines.arrived.notify_all();
-    }
-}
-
-impl<M> Lines<M> {
-    fn lock(&self) -> MutexGuard<'_, State<M>> {
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
         // Nothing that can panic runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False if there is no room.
-    fn push(&self, tenant: Tenant, waiting: Waiting<M>) -> bool {
+    fn push(&self, waiting: Waiting<W>) -> bool {
         let mut state = self.lock();
         if state.closed {
             return false;
         }
+        let tenant = waiting.tenant.clone();
         let line = state.lines.entry(tenant.clone()).or_default();
         if line.len() >= self.bound {
             line.retain(|waiting| waiting.ticket.check().is_ok());
@@ -171,28 +187,64 @@ impl<M> Lines<M> {
         true
     }
 
-    /// Waits for work; none once the desk is closed.
-    fn next(&self) -> Option<Waiting<M>> {
+    /// The next whose turn it is and who still waits. Blocks until there is one; none once the lines are closed.
+    pub(crate) fn next(&self) -> Option<Waiting<W>> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
             }
-            if let Some(tenant) = state.turns.pop_front() {
-                let line = state.lines.get_mut(&tenant)?;
-                let waiting = line.pop_front();
-                if line.is_empty() {
-                    state.lines.remove(&tenant);
-                } else {
-                    state.turns.push_back(tenant);
-                }
-                if waiting.is_some() {
-                    return waiting;
-                }
-                continue;
+            if let Some(waiting) = state.take(|_| true) {
+                return Some(waiting);
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The next for whom `admit` says so, if one is there. Of each tenant the first is asked about.
+    pub(crate) fn next_of(&self, admit: impl FnMut(&Waiting<W>) -> bool) -> Option<Waiting<W>> {
+        self.lock().take(admit)
+    }
+
+    /// Lets nobody wait any more; those who do get 3008.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.lines.clear();
+        state.turns.clear();
+        drop(state);
+        self.arrived.notify_all();
+    }
+}
+
+impl<W> State<W> {
+    /// Takes out the first whose tenant's turn it is, who still waits and whom `admit` admits. Tenants whose first is not
+    /// admitted keep their turn.
+    fn take(&mut self, mut admit: impl FnMut(&Waiting<W>) -> bool) -> Option<Waiting<W>> {
+        let mut at = 0;
+        while let Some(tenant) = self.turns.get(at).cloned() {
+            let line = self.lines.entry(tenant.clone()).or_default();
+            while line.front().is_some_and(|waiting| waiting.ticket.check() == Err(AiError::aborted())) {
+                line.pop_front();
+            }
+            let taken = if line.front().is_some_and(&mut admit) { line.pop_front() } else { None };
+            let empty = line.is_empty();
+            if empty {
+                self.lines.remove(&tenant);
+            }
+            if empty || taken.is_some() {
+                self.turns.remove(at);
+            } else {
+                at += 1;
+            }
+            if !empty && taken.is_some() {
+                self.turns.push_back(tenant);
+            }
+            if taken.is_some() {
+                return taken;
+            }
+        }
+        None
     }
 }
 
@@ -231,6 +283,24 @@ mod tests {
         drop(go);
         let orders = futures::future::join_all(waiting).await;
         assert_eq!(orders[2], Ok(vec![1, 4, 2, 3]));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_admitted_keeps_their_turn() {
+        let lines = Lines::new(TWO);
+        let mut waiting: Vec<_> = [("a", 1), ("a", 2), ("b", 3), ("c", 4)]
+            .into_iter()
+            .map(|(tenant, number)| lines.wait::<()>(tenant.into(), None, |_| number))
+            .collect();
+        let next = |admit: fn(&Waiting<i32>) -> bool| lines.next_of(admit).map(|waiting| waiting.work);
+        assert_eq!(next(|waiting| waiting.work > 2), Some(3));
+        assert_eq!(next(|_| false), None);
+        assert_eq!(next(|_| true), Some(1), "it was the turn of a");
+        drop(waiting.pop());
+        assert_eq!(next(|waiting| waiting.work == 4), None, "c has left");
+        assert_eq!((next(|_| true), next(|_| true)), (Some(2), None));
+        lines.close();
+        assert_eq!(waiting.swap_remove(0).await, Err(AiError::aborted()));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,12 @@
 //! tokens against time, and the cheapest path through it (dynamic time warping, Sakoe & Chiba 1978) goes from the first
 //! word to the last without turning back. Which heads those are comes with the model.
 
-use super::config::Generation;
-use super::network::{Cache, Heard, Network, Row, Watch};
-use super::tokens::Tokens;
+use std::rc::Rc;
+
+use super::network::{Heard, Watch};
+use super::rounds::{Read, Rounds, sequence_rows};
+use super::transcribe::Voice;
+use crate::AiError;
 
 /// Positions of the encoder in a second.
 const POSITIONS_PER_SECOND: f64 = 50.0;
@@ -27,42 +30,43 @@ pub(super) struct Timed {
 }
 
 /// The words of `text`, which was found in a window of `frames` frames of sound.
-pub(super) fn align(
-    network: &mut Network,
-    heard: &Heard,
-    tokens: &Tokens,
-    generation: &Generation,
+///
+/// # Errors
+/// As [`Rounds::read`].
+pub(super) async fn align(
+    rounds: &Rounds,
+    heard: &Rc<Heard>,
+    Voice { config, tokens, generation, .. }: &Voice,
     (language, translate): (&str, bool),
     text: &[u32],
     frames: usize,
-) -> Vec<Timed> {
+) -> Result<Vec<Timed>, AiError> {
     let mut sequence = tokens.opening(language, translate);
     let opening = sequence.len();
     sequence.push(tokens.no_timestamps);
-    let room = network.config.decoder.positions.saturating_sub(sequence.len() + 1);
+    let room = config.decoder.positions.saturating_sub(sequence.len() + 1);
     let text = &text[..text.len().min(room)];
     if text.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     sequence.extend(text);
     sequence.push(tokens.end);
-    let slots: Vec<u32> = (0..sequence.len() as u32).collect();
-    let rows: Vec<Row<'_>> = sequence
-        .iter()
-        .enumerate()
-        .map(|(at, token)| Row { token: *token, position: at, slot: at as u32, sees: &slots[..=at] })
-        .collect();
-    let mut watch =
-        Watch { heads: &generation.alignment_heads, scores: vec![Vec::new(); generation.alignment_heads.len()] };
-    let wanted: Vec<usize> = (opening..opening + text.len()).collect();
-    let logits = network.read(heard, &mut Cache::default(), &rows, &wanted, Some(&mut watch));
+    let heads = generation.alignment_heads.clone();
+    let read = Read {
+        rows: sequence_rows(&sequence),
+        wanted: (opening..opening + text.len()).collect(),
+        watch: Some(Watch { scores: vec![Vec::new(); heads.len()], heads }),
+        ..Read::new(heard)
+    };
+    let answer = rounds.read(read).await?;
+    let (logits, scores) = (answer.logits, answer.watch.map(|watch| watch.scores).unwrap_or_default());
     let probabilities: Vec<f64> = logits
-        .chunks_exact(network.config.vocabulary)
+        .chunks_exact(config.vocabulary)
         .zip(text)
         .map(|(logits, token)| probability(&logits[..tokens.end as usize], *token as usize))
         .collect();
-    let positions = network.config.encoder.positions;
-    let map = attention_map(&watch.scores, sequence.len(), positions, (frames / 2).clamp(1, positions));
+    let positions = config.encoder.positions;
+    let map = attention_map(&scores, sequence.len(), positions, (frames / 2).clamp(1, positions));
     // The text and the end, from the row that predicts the first of it.
     let columns = map.len() / sequence.len();
     let jumps = path(&map[opening * columns..(sequence.len() - 1) * columns], columns);
@@ -74,7 +78,7 @@ pub(super) fn align(
         let sure = probabilities[begin..at].iter().sum::<f64>() / count as f64;
         Timed { word, tokens: count, start: time(begin), end: time(at), probability: sure }
     };
-    tokens.words(text, language).into_iter().map(timed).collect()
+    Ok(tokens.words(text, language).into_iter().map(timed).collect())
 }
 
 fn probability(logits: &[f32], token: usize) -> f64 {

@@ -1,7 +1,7 @@
 //! Speech to text computed on this machine's processor: Whisper, from tiny.en to large-v3-turbo.
 //!
-//! A [`Recognizer`] owns its model and computes one file at a time on as many threads as it was given; others wait in a
-//! line for each tenant. The forward pass is our own, because candle's hears another spectrogram than the model was trained
+//! A [`Recognizer`] owns its model and computes on as many threads as it was given, several files at a time; others wait
+//! in a line for each tenant. The forward pass is our own, because candle's hears another spectrogram than the model was trained
 //! on. What is decoded how follows the reference implementation: beam search with fallback to samples, rules of timestamps,
 //! windows that begin where the text before them ended, word times from the cross attention.
 
@@ -10,8 +10,10 @@ pub(crate) mod audio;
 mod config;
 mod mel;
 mod network;
+mod rounds;
 mod rules;
 mod search;
+mod seats;
 mod segments;
 #[cfg(test)]
 mod testing;
@@ -30,13 +32,13 @@ pub use network::Precision;
 
 use crate::AiError;
 use crate::backend::{SpeechRecognition, TranscribeRequest, Transcript};
-use crate::desk::Desk;
 use crate::store::read_config;
 use config::{Config, Generation};
 use mel::MelSpectrogram;
 use network::Network;
+use seats::Seats;
 use tokens::Tokens;
-use transcribe::Model;
+use transcribe::Voice;
 
 /// How a model of speech runs.
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ pub struct Settings {
 
 /// A Whisper model with its threads.
 pub struct Recognizer {
-    desk: Desk<Model>,
+    seats: Seats,
 }
 
 impl Recognizer {
@@ -67,16 +69,15 @@ impl Recognizer {
         let generation = Generation::read(folder, &value, &config)?;
         let tokens = Tokens::load(folder, &config, generation.multilingual)?;
         let spectrogram = MelSpectrogram::new(config.mels);
-        let network = Network::load(folder, config, settings.precision, settings.threads)?;
-        let model = Model { network, tokens, generation, spectrogram };
-        let desk = Desk::open("speech", settings.queue, model).map_err(|error| format!("no thread: {error}"))?;
-        Ok(Recognizer { desk })
+        let network = Network::load(folder, config.clone(), settings.precision, settings.threads)?;
+        let voice = Voice { config, tokens, generation, spectrogram };
+        let seats = Seats::open(settings.queue, voice, network).map_err(|error| format!("no thread: {error}"))?;
+        Ok(Recognizer { seats })
     }
 }
 
 impl SpeechRecognition for Recognizer {
     fn transcribe(&self, request: TranscribeRequest) -> BoxFuture<'_, Result<Transcript, AiError>> {
-        let (tenant, deadline) = (request.tenant.clone(), request.deadline);
-        self.desk.run(tenant, deadline, move |model, ticket| model.transcribe(&request, ticket))
+        self.seats.transcribe(request)
     }
 }

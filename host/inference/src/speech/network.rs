@@ -46,10 +46,24 @@ pub(crate) struct Heard {
     cross: Cross,
 }
 
+/// The tokens that one request has read next.
+pub(crate) struct Group<'a, 'r> {
+    pub(crate) heard: &'a Heard,
+    /// Where the keys and values of its tokens are, and those of `rows` go.
+    pub(crate) cache: &'a mut Cache,
+    pub(crate) rows: &'a [Row<'r>],
+    /// The rows whose logits are wanted.
+    pub(crate) wanted: &'a [usize],
+    pub(crate) watch: Option<&'a mut Watch>,
+    /// The logits of the rows `wanted`, in order, once it has been read.
+    pub(crate) logits: Vec<f32>,
+}
+
 /// Scores of heads of the cross attention, before the softmax: for each head, a row for each token, in it a value for each
 /// position of the encoder.
-pub(crate) struct Watch<'a> {
-    pub(crate) heads: &'a [(usize, usize)],
+pub(crate) struct Watch {
+    /// Layers, and heads of them.
+    pub(crate) heads: Vec<(usize, usize)>,
     pub(crate) scores: Vec<Vec<f32>>,
 }
 
@@ -85,17 +99,10 @@ impl Network {
         self.encoder.forward(&self.machine, spectrogram)
     }
 
-    /// Reads tokens, whose keys and values are left in `cache`, and gives the logits of the rows `wanted`, in order.
-    pub(crate) fn read(
-        &mut self,
-        heard: &Heard,
-        cache: &mut Cache,
-        rows: &[Row<'_>],
-        wanted: &[usize],
-        watch: Option<&mut Watch<'_>>,
-    ) -> Vec<f32> {
+    /// Reads the tokens of several requests in one pass over the weights.
+    pub(crate) fn read(&mut self, groups: &mut [Group<'_, '_>]) {
         let _step = self.machine.pool.step();
-        self.decoder.forward(&self.machine, &heard.cross, cache, rows, wanted, watch)
+        self.decoder.forward(&self.machine, groups);
     }
 }
 

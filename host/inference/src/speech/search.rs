@@ -4,16 +4,17 @@
 //! neither, as the reference does. Hypotheses share the slots of their common tokens.
 
 use std::io::Write;
+use std::rc::Rc;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::config::Generation;
-use super::network::{Cache, Heard, Network, Row};
+use super::network::{Cache, Heard};
+use super::rounds::{OwnRow, Read, Rounds, sequence_rows};
 use super::rules::Rules;
-use super::tokens::Tokens;
+use super::transcribe::Voice;
 use crate::AiError;
 use crate::desk::Ticket;
 
@@ -45,11 +46,11 @@ pub(crate) struct Found {
     pub(crate) compression: f64,
 }
 
-/// A model ready to decode a window.
+/// What decodes a window.
 pub(crate) struct Decoding<'a> {
-    pub(crate) network: &'a mut Network,
-    pub(crate) tokens: &'a Tokens,
-    pub(crate) generation: &'a Generation,
+    pub(crate) rounds: &'a Rounds,
+    pub(crate) voice: &'a Voice,
+    pub(crate) heard: &'a Rc<Heard>,
     pub(crate) ticket: &'a Ticket,
 }
 
@@ -75,9 +76,8 @@ impl Hypothesis {
 impl Decoding<'_> {
     /// The text after `prompt`, whose token `opening` is the start of the transcript. The last `given` tokens of the prompt
     /// are of the text already.
-    pub(crate) fn run(
-        &mut self,
-        heard: &Heard,
+    pub(crate) async fn run(
+        &self,
         prompt: &[u32],
         (opening, given): (usize, usize),
         search: &Search,
@@ -85,11 +85,12 @@ impl Decoding<'_> {
         let mut last = None;
         for (attempt, temperature) in TEMPERATURES.into_iter().enumerate() {
             let mut random = StdRng::seed_from_u64(attempt as u64);
-            let (best, silence) = self.attempt(heard, prompt, (opening, given), search, temperature, &mut random)?;
-            let tokens: Vec<u32> = best.tokens.iter().copied().filter(|token| *token != self.tokens.end).collect();
+            let (best, silence) = self.attempt(prompt, (opening, given), search, temperature, &mut random).await?;
+            let end = self.voice.tokens.end;
+            let tokens: Vec<u32> = best.tokens.iter().copied().filter(|token| *token != end).collect();
             let found = Found {
                 log_probability: best.sum / (tokens.len() + 1) as f64,
-                compression: compression(&self.tokens.decode(&tokens)),
+                compression: compression(&self.voice.tokens.decode(&tokens)),
                 silence,
                 temperature,
                 tokens,
@@ -106,9 +107,8 @@ impl Decoding<'_> {
         last.ok_or_else(|| AiError::internal("no temperature to decode at"))
     }
 
-    fn attempt(
-        &mut self,
-        heard: &Heard,
+    async fn attempt(
+        &self,
         prompt: &[u32],
         (opening, given): (usize, usize),
         search: &Search,
@@ -116,23 +116,21 @@ impl Decoding<'_> {
         random: &mut StdRng,
     ) -> Result<(Hypothesis, f64), AiError> {
         self.ticket.check()?;
-        let mut rules = Rules::new(self.tokens, self.generation, search.timestamps);
-        let (mut cache, end) = (Cache::default(), self.tokens.end);
+        let Voice { config, tokens, generation, .. } = self.voice;
+        let mut rules = Rules::new(tokens, generation, search.timestamps);
+        let end = tokens.end;
         let slots: Vec<u32> = (0..prompt.len() as u32).collect();
-        let rows: Vec<Row<'_>> = prompt
-            .iter()
-            .enumerate()
-            .map(|(at, token)| Row { token: *token, position: at, slot: at as u32, sees: &slots[..=at] })
-            .collect();
-        let mut logits = self.network.read(heard, &mut cache, &rows, &[opening, prompt.len() - 1], None);
-        let vocabulary = self.network.config.vocabulary;
-        let silence = logits[self.tokens.no_speech as usize] - rules.log_sum(&logits[..vocabulary]);
+        let wanted = vec![opening, prompt.len() - 1];
+        let answer = self.rounds.read(Read { rows: sequence_rows(prompt), wanted, ..Read::new(self.heard) }).await?;
+        let (mut cache, mut logits) = (answer.cache, answer.logits);
+        let vocabulary = config.vocabulary;
+        let silence = logits[tokens.no_speech as usize] - rules.log_sum(&logits[..vocabulary]);
         logits.drain(..vocabulary);
         let width = if temperature > 0.0 { BEST_OF } else { search.beams };
         let mut live = vec![Hypothesis { tokens: prompt[prompt.len() - given..].to_vec(), sum: 0.0, slots }];
         let mut finished: Vec<Hypothesis> = Vec::new();
         // As in the reference, a window has at most half as many tokens as the decoder has positions.
-        let positions = self.network.config.decoder.positions;
+        let positions = config.decoder.positions;
         let most = (positions / 2).min(positions - prompt.len());
         for step in 0..most {
             self.ticket.check()?;
@@ -155,7 +153,7 @@ impl Decoding<'_> {
             if finished.len() >= width || live.is_empty() || step + 1 == most {
                 break;
             }
-            logits = self.step(heard, &mut cache, &mut live, prompt.len() + step);
+            (cache, logits) = self.step(cache, &mut live, prompt.len() + step).await?;
         }
         finished.truncate(width);
         if finished.len() < width {
@@ -168,21 +166,20 @@ impl Decoding<'_> {
     }
 
     /// Reads the last token of each hypothesis; gives the logits after them.
-    fn step(&mut self, heard: &Heard, cache: &mut Cache, live: &mut [Hypothesis], position: usize) -> Vec<f32> {
+    async fn step(&self, cache: Cache, live: &mut [Hypothesis], position: usize) -> Result<(Cache, Vec<f32>), AiError> {
         // Slots of hypotheses that were dropped are used again.
         let used: std::collections::HashSet<u32> = live.iter().flat_map(|one| &one.slots).copied().collect();
         let mut free = (0..).filter(|slot| !used.contains(slot));
         for hypothesis in live.iter_mut() {
             hypothesis.slots.extend(free.next());
         }
-        let rows: Vec<Row<'_>> = live
-            .iter()
-            .filter_map(|one| {
-                Some(Row { token: *one.tokens.last()?, position, slot: *one.slots.last()?, sees: &one.slots })
-            })
-            .collect();
-        let wanted: Vec<usize> = (0..rows.len()).collect();
-        self.network.read(heard, cache, &rows, &wanted, None)
+        let row = |one: &Hypothesis| {
+            Some(OwnRow { token: *one.tokens.last()?, position, slot: *one.slots.last()?, sees: one.slots.clone() })
+        };
+        let rows: Vec<OwnRow> = live.iter().filter_map(row).collect();
+        let wanted = (0..rows.len()).collect();
+        let answer = self.rounds.read(Read { cache, rows, wanted, ..Read::new(self.heard) }).await?;
+        Ok((answer.cache, answer.logits))
     }
 }
 

@@ -19,7 +19,7 @@ fn long() -> Vec<u8> {
 
 fn recognizer(precision: Precision) -> Recognizer {
     let two = NonZeroUsize::new(2).unwrap();
-    Recognizer::load(&tiny_en(), Settings { threads: two, queue: two, precision }).unwrap()
+    Recognizer::load(&tiny_en(), Settings { threads: two, queue: two.saturating_add(2), precision }).unwrap()
 }
 
 fn request(vad_filter: bool) -> TranscribeRequest {
@@ -62,6 +62,42 @@ fn pauses_left_out_are_put_back_into_the_times() {
     assert!(transcript.duration_after_vad < 36.0 && transcript.duration == 37.0, "{transcript:?}");
     let last = *asked(&transcript).last().unwrap();
     assert!((last - 29.9).abs() < 1.0, "{last}");
+}
+
+#[test]
+fn files_written_down_together_are_written_down_as_each_alone() {
+    let recognizer = recognizer(Precision::Float);
+    let clip = |tenant: &str, beam_size| TranscribeRequest {
+        beam_size,
+        ..TranscribeRequest::new(tenant.into(), file("jfk.flac"))
+    };
+    let requests = || [clip("a", 1), request(false), clip("b", 5), clip("c", 2)];
+    let alone: Vec<_> = requests().map(|request| block_on(recognizer.transcribe(request)).unwrap()).into();
+    let together = block_on(futures::future::join_all(requests().map(|request| recognizer.transcribe(request))));
+    for (together, alone) in together.into_iter().zip(alone) {
+        let together = together.unwrap();
+        assert_eq!(together.segments.len(), alone.segments.len());
+        for (one, other) in together.segments.iter().zip(&alone.segments) {
+            assert_eq!((&one.text, one.start, one.end), (&other.text, other.start, other.end));
+            assert_eq!(one.words, other.words);
+            assert!((one.avg_logprob - other.avg_logprob).abs() < 1e-4, "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn one_who_leaves_does_not_disturb_those_beside() {
+    let recognizer = recognizer(Precision::Float);
+    let short = || TranscribeRequest { beam_size: 1, ..TranscribeRequest::new("b".into(), file("jfk.flac")) };
+    let mut leaving = recognizer.transcribe(request(false));
+    let (late, staying) = (
+        recognizer.transcribe(TranscribeRequest { deadline: Some(std::time::Instant::now()), ..request(false) }),
+        recognizer.transcribe(short()),
+    );
+    assert!(futures::FutureExt::now_or_never(&mut leaving).is_none());
+    drop(leaving);
+    assert_eq!(block_on(late), Err(AiError::timeout()));
+    assert_eq!(block_on(staying), block_on(recognizer.transcribe(short())));
 }
 
 #[test]

@@ -3,11 +3,14 @@
 //! A window is what the encoder reads at once. The next one begins where the last piece of text ended that the model closed,
 //! so no word is cut, and reads what was said before as its prompt. Only the samples of one window are kept.
 
+use std::rc::Rc;
+
 use super::align::{self, Timed, Usual};
 use super::audio::{RATE, Sound};
-use super::config::Generation;
+use super::config::{Config, Generation};
 use super::mel::{HOP, MelSpectrogram};
-use super::network::{Cache, Heard, Network, Row};
+use super::network::Heard;
+use super::rounds::{Read, Rounds, sequence_rows};
 use super::search::{Decoding, Found, Search};
 use super::segments::{self, Cut, Piece};
 use super::tokens::Tokens;
@@ -21,9 +24,9 @@ const LEAST_ADVANCE: usize = 100;
 /// Above this temperature a text is no prompt for the next window.
 const STEADY: f32 = 0.5;
 
-/// A model and all that it needs to write down a file.
-pub(crate) struct Model {
-    pub(crate) network: Network,
+/// All that it takes to write down a file, but the network, which those who write at the same time share.
+pub(crate) struct Voice {
+    pub(crate) config: Config,
     pub(crate) tokens: Tokens,
     pub(crate) generation: Generation,
     pub(crate) spectrogram: MelSpectrogram,
@@ -46,7 +49,7 @@ struct Course<'a> {
 struct Window<'a> {
     begin: usize,
     frames: usize,
-    heard: &'a Heard,
+    heard: &'a Rc<Heard>,
 }
 
 impl Window<'_> {
@@ -55,9 +58,14 @@ impl Window<'_> {
     }
 }
 
-impl Model {
+impl Voice {
     /// The transcript of a file. Looks at `ticket` after each token.
-    pub(crate) fn transcribe(&mut self, request: &TranscribeRequest, ticket: &Ticket) -> Result<Transcript, AiError> {
+    pub(crate) async fn transcribe(
+        &self,
+        rounds: &Rounds,
+        request: &TranscribeRequest,
+        ticket: &Ticket,
+    ) -> Result<Transcript, AiError> {
         let refuse = |why: String| AiError::bad_input(format_args!("'/audio' cannot be read: {why}"));
         let sound = Sound::open(request.audio.clone()).map_err(refuse)?;
         let mut sound = vad::Heard::new(sound, request.vad_filter);
@@ -66,21 +74,22 @@ impl Model {
         let mut probability = 1.0;
         loop {
             ticket.check()?;
-            while samples.len() < self.network.config.window() && !sound.ended() {
-                sound.fill(&mut samples, self.network.config.window()).map_err(refuse)?;
+            while samples.len() < self.config.window() && !sound.ended() {
+                sound.fill(&mut samples, self.config.window()).map_err(refuse)?;
                 ticket.check()?;
             }
-            let frames = (samples.len() / HOP).min(self.network.config.frames());
+            let frames = (samples.len() / HOP).min(self.config.frames());
             if frames == 0 {
                 break;
             }
-            let spectrogram = self.spectrogram.compute(&samples, self.network.config.frames());
-            let heard = self.network.hear(&spectrogram);
+            let spectrogram = self.spectrogram.compute(&samples, self.config.frames());
+            let heard = Rc::new(rounds.hear(spectrogram).await?);
             if course.language.is_empty() {
-                (course.language, probability) = self.language(&heard)?;
+                (course.language, probability) = self.language(rounds, &heard).await?;
             }
             let window = Window { begin, frames, heard: &heard };
-            let advance = self.window(&window, &mut course, ticket)?.clamp(LEAST_ADVANCE.min(frames), frames);
+            let advance = self.window(rounds, &window, &mut course, ticket).await?;
+            let advance = advance.clamp(LEAST_ADVANCE.min(frames), frames);
             begin += advance;
             samples.drain(..(advance * HOP).min(samples.len()));
             tracing::debug!(seconds = (begin * HOP) / RATE, segments = course.segments.len(), "transcribed");
@@ -135,9 +144,9 @@ impl Model {
     }
 
     /// The most probable language, and how probable it is.
-    fn language(&mut self, heard: &Heard) -> Result<(String, f64), AiError> {
-        let row = Row { token: self.tokens.start, position: 0, slot: 0, sees: &[0] };
-        let logits = self.network.read(heard, &mut Cache::default(), &[row], &[0], None);
+    async fn language(&self, rounds: &Rounds, heard: &Rc<Heard>) -> Result<(String, f64), AiError> {
+        let read = Read { rows: sequence_rows(&[self.tokens.start]), wanted: vec![0], ..Read::new(heard) };
+        let logits = rounds.read(read).await?.logits;
         let of = |token: &u32| f64::from(logits[*token as usize]);
         let languages = &self.tokens.languages;
         let best = languages.iter().max_by(|a, b| of(&a.1).total_cmp(&of(&b.1)));
@@ -147,9 +156,15 @@ impl Model {
     }
 
     /// Writes down one window; gives how many frames to go on.
-    fn window(&mut self, window: &Window<'_>, course: &mut Course<'_>, ticket: &Ticket) -> Result<usize, AiError> {
+    async fn window(
+        &self,
+        rounds: &Rounds,
+        window: &Window<'_>,
+        course: &mut Course<'_>,
+        ticket: &Ticket,
+    ) -> Result<usize, AiError> {
         let opening = self.tokens.opening(&course.language, course.request.translate);
-        let positions = self.network.config.decoder.positions;
+        let positions = self.config.decoder.positions;
         let mut prompt = Vec::new();
         let before = &course.said[course.forgotten..];
         if !before.is_empty() {
@@ -169,16 +184,15 @@ impl Model {
                 given = prefix.len() + 1;
             }
         }
-        let Model { network, tokens, generation, .. } = self;
-        let mut decoding = Decoding { network, tokens, generation, ticket };
-        let found = decoding.run(window.heard, &prompt, (start, given), &course.search)?;
+        let decoding = Decoding { rounds, voice: self, heard: window.heard, ticket };
+        let found = decoding.run(&prompt, (start, given), &course.search).await?;
         let understood = found.log_probability > course.search.least_log_probability;
         if found.silence > course.search.most_silence && !understood {
             return Ok(window.frames);
         }
         let cut = segments::cut(&self.tokens, &found.tokens, window.frames);
         ticket.check()?;
-        let (segments, words_end) = self.timed(window, &cut, &found, course);
+        let (segments, words_end) = self.timed(rounds, window, &cut, &found, course).await?;
         // A window whose text is not closed goes on after its last word.
         let spoken = words_end.map(|end| ((end - window.seconds()) * 100.0).round().max(0.0) as usize);
         let advance = spoken.filter(|frames| !cut.whole && *frames > 0).unwrap_or(cut.advance);
@@ -196,21 +210,21 @@ impl Model {
     }
 
     /// The segments of a window with their words, and when the last word ended.
-    fn timed(
-        &mut self,
+    async fn timed(
+        &self,
+        rounds: &Rounds,
         window: &Window<'_>,
         cut: &Cut,
         found: &Found,
         course: &mut Course<'_>,
-    ) -> (Vec<TranscriptSegment>, Option<f64>) {
+    ) -> Result<(Vec<TranscriptSegment>, Option<f64>), AiError> {
         let text_of = |piece: &Piece| -> Vec<u32> {
             piece.tokens.iter().copied().filter(|token| *token < self.tokens.end).collect()
         };
         let texts: Vec<Vec<u32>> = cut.pieces.iter().map(text_of).collect();
         let all: Vec<u32> = texts.iter().flatten().copied().collect();
-        let Model { network, tokens, generation, .. } = self;
         let said = (course.language.as_str(), course.request.translate);
-        let mut words = align::align(network, window.heard, tokens, generation, said, &all, window.frames);
+        let mut words = align::align(rounds, window.heard, self, said, &all, window.frames).await?;
         let usual = align::curb(&mut words);
         align::join_signs(&mut words);
         let mut words = words.into_iter().peekable();
@@ -220,7 +234,7 @@ impl Model {
             let mut segment = TranscriptSegment {
                 start: window.seconds() + piece.start,
                 end: window.seconds() + piece.end,
-                text: tokens.decode(text),
+                text: self.tokens.decode(text),
                 temperature: f64::from(found.temperature),
                 avg_logprob: found.log_probability,
                 compression_ratio: found.compression,
@@ -248,7 +262,7 @@ impl Model {
             segments.push(segment);
         }
         course.last_word = last_word;
-        (segments, end)
+        Ok((segments, end))
     }
 }
 

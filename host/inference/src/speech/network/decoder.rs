@@ -6,7 +6,7 @@ use host_kernels::fixed::FixedHeads;
 
 use super::encoder::{Feed, Norm, add_product};
 use super::matrix::{Linear, Machine, read_finite};
-use super::{Precision, Watch};
+use super::{Group, Precision};
 use crate::speech::config::{Config, Stack};
 use crate::tensors::Tensors;
 
@@ -109,66 +109,79 @@ impl Decoder {
         Cross { layers }
     }
 
-    /// The logits of the rows `wanted`.
-    pub(super) fn forward(
-        &self,
-        machine: &Machine,
-        cross: &Cross,
-        cache: &mut Cache,
-        rows: &[Row<'_>],
-        wanted: &[usize],
-        mut watch: Option<&mut Watch<'_>>,
-    ) -> Vec<f32> {
-        let mut x = self.embed(machine, rows);
+    /// Reads the rows of all `groups` at once, so that each weight is read once, and puts the logits of the rows that each
+    /// wants into it. A row's result does not depend on its company.
+    pub(super) fn forward(&self, machine: &Machine, groups: &mut [Group<'_, '_>]) {
+        let mut x = Vec::new();
+        for group in groups.iter_mut() {
+            self.embed(machine, group.rows, &mut x);
+            group.cache.layers.resize_with(self.layers.len(), Default::default);
+        }
         let (mut normed, mut wide) = (Vec::new(), Vec::new());
         let [mut query, mut key, mut value] = [(); 3].map(|()| vec![0.0; x.len()]);
-        cache.layers.resize_with(self.layers.len(), Default::default);
         for (index, layer) in self.layers.iter().enumerate() {
             let own = &layer.own;
             own.norm.apply(machine, &x, &mut normed);
             machine.products(&normed, &mut [(&own.query, &mut query), (&own.key, &mut key), (&own.value, &mut value)]);
             self.scale_queries(machine, &own.query, &mut query);
             own.value.add_bias(machine.isa, &mut value);
-            store(&mut cache.layers[index], rows, &key, &value, self.width);
-            self.attend(machine, &cache.layers[index], rows, &query, &mut normed);
+            let mut done = 0;
+            for group in groups.iter_mut() {
+                let own = done..done + group.rows.len() * self.width;
+                done = own.end;
+                store(&mut group.cache.layers[index], group.rows, &key[own.clone()], &value[own], self.width);
+            }
+            self.attend(machine, index, groups, &query, &mut normed);
             machine.products(&normed, &mut [(&own.out, &mut key)]);
             add_product(machine, &mut x, &key, &own.out);
 
-            let (other, heads) = (&layer.cross, &cross.layers[index]);
+            let other = &layer.cross;
             other.norm.apply(machine, &x, &mut normed);
             machine.products(&normed, &mut [(&other.query, &mut query)]);
             self.scale_queries(machine, &other.query, &mut query);
-            if let Some(watch) = watch.as_deref_mut() {
-                for (slot, (_, head)) in watch.heads.iter().enumerate().filter(|(_, (layer, _))| *layer == index) {
-                    watch.scores[slot] = heads.scores(machine.isa, &query, *head);
-                }
-            }
-            heads.attend(machine.isa, &machine.pool, &query, &mut normed);
+            self.attend_across(machine, index, groups, &query, &mut normed);
             machine.products(&normed, &mut [(&other.out, &mut key)]);
             add_product(machine, &mut x, &key, &other.out);
 
             layer.feed.apply(machine, &mut x, &mut normed, &mut wide);
         }
-        let last: Vec<f32> = wanted.iter().flat_map(|row| &x[row * self.width..][..self.width]).copied().collect();
-        if last.is_empty() {
-            return Vec::new();
-        }
-        self.norm.apply(machine, &last, &mut normed);
-        let mut logits = vec![0.0; wanted.len() * self.tokens.outputs()];
-        machine.products(&normed, &mut [(&self.tokens, &mut logits)]);
-        logits
+        self.logits(machine, groups, &x);
     }
 
-    fn embed(&self, machine: &Machine, rows: &[Row<'_>]) -> Vec<f32> {
-        let mut x = vec![0.0; rows.len() * self.width];
-        for (row, x) in rows.iter().zip(x.chunks_exact_mut(self.width)) {
+    fn logits(&self, machine: &Machine, groups: &mut [Group<'_, '_>], x: &[f32]) {
+        let (mut last, mut first) = (Vec::new(), 0);
+        for group in groups.iter() {
+            last.extend(group.wanted.iter().flat_map(|row| &x[(first + row) * self.width..][..self.width]));
+            first += group.rows.len();
+        }
+        let (mut normed, mut logits) = (Vec::new(), Vec::new());
+        if !last.is_empty() {
+            self.norm.apply(machine, &last, &mut normed);
+            logits.resize(last.len() / self.width * self.tokens.outputs(), 0.0);
+            machine.products(&normed, &mut [(&self.tokens, &mut logits)]);
+        }
+        if let [group] = groups {
+            group.logits = logits;
+            return;
+        }
+        let mut rest = logits.as_slice();
+        for group in groups {
+            let (own, others) = rest.split_at(group.wanted.len() * self.tokens.outputs());
+            (group.logits, rest) = (own.to_vec(), others);
+        }
+    }
+
+    /// Adds the states that the rows begin with to `x`.
+    fn embed(&self, machine: &Machine, rows: &[Row<'_>], x: &mut Vec<f32>) {
+        let begin = x.len();
+        x.resize(begin + rows.len() * self.width, 0.0);
+        for (row, x) in rows.iter().zip(x[begin..].chunks_exact_mut(self.width)) {
             self.tokens.row(row.token as usize, x);
             if self.embedding_scale != 1.0 {
                 scale(machine.isa, x, self.embedding_scale);
             }
             add(machine.isa, x, &self.positions[row.position * self.width..][..self.width]);
         }
-        x
     }
 
     fn scale_queries(&self, machine: &Machine, linear: &Linear, query: &mut [f32]) {
@@ -177,21 +190,16 @@ impl Decoder {
     }
 
     /// The attention of each row over the slots that it sees.
-    fn attend(
-        &self,
-        machine: &Machine,
-        [keys, values]: &[Vec<f32>; 2],
-        rows: &[Row<'_>],
-        query: &[f32],
-        out: &mut [f32],
-    ) {
+    fn attend(&self, machine: &Machine, layer: usize, groups: &[Group<'_, '_>], query: &[f32], out: &mut [f32]) {
         let head = self.width / self.stack.heads;
+        let rows: Vec<(&Row<'_>, &[Vec<f32>; 2])> =
+            groups.iter().flat_map(|group| group.rows.iter().map(|row| (row, &group.cache.layers[layer]))).collect();
         // A unit of work is a row's head; a few of them are less work than waking a thread.
         machine.pool.for_each_row(out, head, 16, |first, units| {
             let mut scores = Vec::new();
             for (index, out) in units.chunks_exact_mut(head).enumerate() {
                 let unit = first + index;
-                let (row, column) = (&rows[unit / self.stack.heads], unit % self.stack.heads * head);
+                let ((row, [keys, values]), column) = (rows[unit / self.stack.heads], unit % self.stack.heads * head);
                 let query = &query[unit * head..][..head];
                 let at = |slot: &u32| *slot as usize * self.width + column;
                 scores.clear();
@@ -206,6 +214,29 @@ impl Decoder {
                 }
             }
         });
+    }
+
+    /// The attention of each group's rows over what it heard.
+    fn attend_across(
+        &self,
+        machine: &Machine,
+        layer: usize,
+        groups: &mut [Group<'_, '_>],
+        query: &[f32],
+        out: &mut [f32],
+    ) {
+        let mut first = 0;
+        for group in groups {
+            let own = first..first + group.rows.len() * self.width;
+            first = own.end;
+            let (query, heads) = (&query[own.clone()], &group.heard.cross.layers[layer]);
+            if let Some(watch) = group.watch.as_deref_mut() {
+                for (slot, (_, head)) in watch.heads.iter().enumerate().filter(|(_, (of, _))| *of == layer) {
+                    watch.scores[slot] = heads.scores(machine.isa, query, *head);
+                }
+            }
+            heads.attend(machine.isa, &machine.pool, query, &mut out[own]);
+        }
     }
 }
 

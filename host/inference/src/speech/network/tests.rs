@@ -18,6 +18,14 @@ fn hear(network: &mut Network, sound: &str) -> (Heard, Vec<f32>) {
     (network.hear(&spectrogram), network.states(&spectrogram))
 }
 
+/// The logits of `rows` alone.
+fn read(network: &mut Network, heard: &Heard, cache: &mut Cache, rows: &[Row<'_>], wanted: &[usize]) -> Vec<f32> {
+    let mut groups = [Group { heard, cache, rows, wanted, watch: None, logits: Vec::new() }];
+    network.read(&mut groups);
+    let [group] = groups;
+    group.logits
+}
+
 /// The logits after each of `tokens`, read at once.
 fn logits(network: &mut Network, heard: &Heard, tokens: &[u32]) -> Vec<Vec<f32>> {
     let slots: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -27,7 +35,7 @@ fn logits(network: &mut Network, heard: &Heard, tokens: &[u32]) -> Vec<Vec<f32>>
         .map(|(at, token)| Row { token: *token, position: at, slot: at as u32, sees: &slots[..=at] })
         .collect();
     let wanted: Vec<usize> = (0..tokens.len()).collect();
-    let all = network.read(heard, &mut Cache::default(), &rows, &wanted, None);
+    let all = read(network, heard, &mut Cache::default(), &rows, &wanted);
     all.chunks(network.config.vocabulary).map(<[f32]>::to_vec).collect()
 }
 
@@ -62,9 +70,56 @@ fn tokens_one_by_one_give_what_they_give_at_once() {
         let slots: Vec<u32> = (0..all.len() as u32).map(|at| 20 - at).collect();
         for (at, token) in all.iter().enumerate() {
             let row = Row { token: *token, position: at, slot: slots[at], sees: &slots[..=at] };
-            let one = network.read(&heard, &mut cache, &[row], &[0], None);
+            let one = read(&mut network, &heard, &mut cache, &[row], &[0]);
             assert!(furthest(&one, &at_once[at]) < 1e-4, "{precision:?} {at}");
         }
+    }
+}
+
+#[test]
+fn requests_read_together_give_what_each_gives_alone() {
+    let all = tokens(&reference()["tiny"]["tokens"]);
+    for precision in [Precision::Float, Precision::Int8] {
+        let mut network = load(&golden("tiny"), precision, 2);
+        let sound = samples(file("clip.wav")).unwrap();
+        let window = |network: &mut Network, from: usize| {
+            let spectrogram = MelSpectrogram::new(network.config.mels).compute(&sound[from..], network.config.frames());
+            network.hear(&spectrogram)
+        };
+        let heard = [0, 2000, 4000].map(|from| window(&mut network, from));
+        // As many tokens as it is the turn of, so that groups of one row and of many stand side by side.
+        let texts: Vec<&[u32]> = vec![&all, &all[..1], &all[2..7]];
+        let slots: Vec<u32> = (0..all.len() as u32).collect();
+        let rows = |text: &[u32]| -> Vec<Row<'_>> {
+            let row =
+                |(at, token): (usize, &u32)| Row { token: *token, position: at, slot: at as u32, sees: &slots[..=at] };
+            text.iter().enumerate().map(row).collect()
+        };
+        let rows: Vec<_> = texts.iter().map(|text| rows(text)).collect();
+        let wanted: Vec<Vec<usize>> = texts.iter().map(|text| (0..text.len()).collect()).collect();
+        let alone: Vec<Vec<f32>> =
+            (0..3).map(|at| read(&mut network, &heard[at], &mut Cache::default(), &rows[at], &wanted[at])).collect();
+        let mut caches = [(); 3].map(|()| Cache::default());
+        let heads = vec![(0, 1), (1, 0)];
+        let mut watch = Watch { scores: vec![Vec::new(); heads.len()], heads };
+        let groups = heard.iter().zip(&mut caches).zip(rows.iter().zip(&wanted));
+        let mut groups: Vec<Group<'_, '_>> = groups
+            .map(|((heard, cache), (rows, wanted))| Group {
+                heard,
+                cache,
+                rows,
+                wanted,
+                watch: None,
+                logits: Vec::new(),
+            })
+            .collect();
+        groups[1].watch = Some(&mut watch);
+        network.read(&mut groups);
+        for (group, alone) in groups.iter().zip(&alone) {
+            // Products of few rows and of many add in another order.
+            assert!(furthest(&group.logits, alone) < 1e-4, "{precision:?}");
+        }
+        assert!(watch.scores.iter().all(|scores| scores.len() == network.config.encoder.positions), "one row was read");
     }
 }
 
