@@ -31,8 +31,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde_json::Value;
 
 use crate::backend::Pooling;
+use crate::catalogue::Task;
 use crate::store::read_config;
 use crate::tensors::Tensors;
 use crate::{AiError, Tenant};
@@ -62,6 +64,18 @@ pub struct Settings {
     pub context: Option<NonZeroUsize>,
     /// What is used when a request does not say; what the checkpoint asks for when absent, or else the mean.
     pub pooling: Option<Pooling>,
+}
+
+/// Reads the model in `folder`, whose `config.json` is `config`, once and lets it go. The error says what is missing.
+pub(crate) fn check(folder: &Path, config: &Value) -> Result<(), String> {
+    let one = NonZeroUsize::MIN;
+    let settings = Settings { threads: one, queue: one, context: None, pooling: None };
+    let scored = match families::task(config) {
+        Task::Rerank | Task::TextClassification => Some(Scored::Text),
+        Task::TokenClassification => Some(Scored::Tokens),
+        _ => None,
+    };
+    Model::load(folder, &settings, scored).map(|_| ())
 }
 
 /// A model with its threads. Dropping it ends them once their current turn is done.

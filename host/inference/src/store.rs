@@ -10,7 +10,10 @@
 
 mod convert;
 mod ctranslate2;
+mod deferred;
 mod digest;
+mod foreign;
+mod ggml;
 mod hub;
 mod import;
 mod inspect;
@@ -20,6 +23,7 @@ mod package;
 mod progress;
 mod staging;
 mod weights;
+mod whisper;
 
 use std::fs;
 use std::io::{self, Read};
@@ -106,6 +110,16 @@ pub enum Origin {
     Hub(String),
     /// The user's own files.
     Imported,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Package(package) => write!(f, "the package {package}"),
+            Origin::Hub(reference) => f.write_str(reference),
+            Origin::Imported => f.write_str("imported"),
+        }
+    }
 }
 
 /// Why the store could not do what it was asked.

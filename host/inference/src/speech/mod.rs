@@ -16,7 +16,7 @@ mod search;
 mod seats;
 mod segments;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -27,8 +27,10 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use futures::future::BoxFuture;
+use serde_json::Value;
 
 pub use network::Precision;
+pub(crate) use tokens::byte_of;
 
 use crate::AiError;
 use crate::backend::{SpeechRecognition, TranscribeRequest, Transcript};
@@ -39,6 +41,11 @@ use network::Network;
 use seats::Seats;
 use tokens::Tokens;
 use transcribe::Voice;
+
+/// Whether a model of this `config.json` can be read. The error names the key that is wrong.
+pub(crate) fn check_config(config: &Value) -> Result<(), String> {
+    Config::parse(config.clone()).map(|_| ())
+}
 
 /// How a model of speech runs.
 #[derive(Debug, Clone)]

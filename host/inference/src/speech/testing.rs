@@ -37,7 +37,7 @@ pub(super) fn furthest(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The folder of the catalogue's real model.
-pub(super) fn tiny_en() -> PathBuf {
+pub(crate) fn tiny_en() -> PathBuf {
     let folder = crate::store::default_directory().join("whisper-tiny.en");
     assert!(folder.join("config.json").exists(), "this test needs a model: host models pull whisper-tiny.en");
     folder

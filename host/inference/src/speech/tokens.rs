@@ -152,7 +152,7 @@ fn bytes_of(token: &str) -> Vec<u8> {
     token.chars().filter_map(byte_of).collect()
 }
 
-fn byte_of(letter: char) -> Option<u8> {
+pub(crate) fn byte_of(letter: char) -> Option<u8> {
     let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let code = u32::from(letter);
     match u8::try_from(code) {

@@ -3,50 +3,85 @@
 //! The format (CTranslate2's `model_spec.py`, binary version 6) is a list of named variables: little-endian lengths, a
 //! rank, that many dimensions, a type and the row-major data; then a list of second names for some of them. It fuses
 //! query, key and value into one matrix, stacked by rows, with a bias of zero for the keys, which Whisper has none of.
+//! Weights are floats, or integers with a variable `…_scale` that they were multiplied with: one value for each row
+//! (int8), or one for all (int16). What comes out is half precision, so integers are read as the floats they stand for.
 //! Everything read is bounded by the file: a variable is a slice of it, never a copy that its header asks for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::convert::{self, Stored};
+use super::deferred::{Deferred, elements, halves};
+use super::whisper::{Hints, Whisper, heads, tokens};
 use super::{StoreError, read_config, read_text};
+use crate::text::Mapped;
 
-/// The largest Whisper model has 3 GB in half precision.
-const MODEL_BYTES: u64 = 4 << 30;
 /// The one version of the format that is written since 2021.
 const VERSION: u32 = 6;
 const MAX_RANK: usize = 8;
-/// Tokens of the models that know English only; the others have more.
-const ENGLISH_VOCABULARY: usize = 51_864;
+/// A list of 52 thousand tokens has about a megabyte.
+const VOCABULARY_BYTES: u64 = 16 << 20;
 
-/// Replaces `model.bin` and CTranslate2's own `config.json` in `folder` by `model.safetensors`, `config.json` and
-/// `generation_config.json` as the model was published.
-pub(super) fn whisper(folder: &Path) -> Result<(), StoreError> {
-    let source = folder.join("model.bin");
-    let bytes = read_text(&source, MODEL_BYTES)?;
-    let hints = read_config(folder)?;
-    let refuse = |why: String| StoreError::NotAModel { path: source.clone(), why };
-    let model = read(&bytes).map_err(refuse)?;
-    let (tensors, layers) = tensors(&model).map_err(refuse)?;
-    let shape = Shape::of(&model, layers).map_err(refuse)?;
-    let serialized = convert::serialize(tensors).map_err(|error| refuse(error.to_string()))?;
-    let write = |name: &str, data: Vec<u8>| {
-        let path = folder.join(name);
-        fs::write(&path, data).map_err(StoreError::io("cannot write", &path))
-    };
-    write("model.safetensors", serialized)?;
-    write("config.json", pretty(&shape.config(&hints)))?;
-    write("generation_config.json", pretty(&shape.generation(&hints)))?;
-    fs::remove_file(&source).map_err(StoreError::io("cannot remove", &source))
+/// Whether the file at `path` begins as CTranslate2's do.
+pub(super) fn is_one(path: &Path) -> bool {
+    let mut start = [0; 64];
+    let count = File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    let mut reader = Reader(&start[..count]);
+    reader.word().is_ok_and(|version| version <= 64) && reader.name().is_ok_and(|spec| spec.ends_with("Spec"))
 }
 
-fn pretty(value: &Value) -> Vec<u8> {
-    format!("{value:#}\n").into_bytes()
+/// Makes of `model.bin`, `config.json` and, where there is no `tokenizer.json`, the `vocabulary.json` or
+/// `vocabulary.txt` in `from` the files in `to` that the model was published with. The two may be one folder.
+pub(super) fn whisper(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let source = from.join("model.bin");
+    let refuse = |why: String| StoreError::NotAModel { path: source.clone(), why };
+    let bytes = Mapped::open(&source).map_err(StoreError::io("cannot read", &source))?;
+    let model = read(&bytes).map_err(refuse)?;
+    let whisper = model.whisper().map_err(refuse)?;
+    let shape = whisper.shape().map_err(refuse)?;
+    let said = read_config(from)?;
+    let known = || heads::of(shape.vocabulary, shape.width, shape.layers[1]).map(|heads| serde_json::json!(heads));
+    let hints = Hints {
+        alignment_heads: said.get("alignment_heads").cloned().or_else(known),
+        suppress: said.get("suppress_ids").cloned(),
+        suppress_begin: said.get("suppress_ids_begin").cloned(),
+    };
+    if !from.join("tokenizer.json").exists() {
+        let tokenizer = tokenizer(from, shape.vocabulary)?;
+        let path = to.join("tokenizer.json");
+        std::fs::write(&path, tokenizer.to_string()).map_err(StoreError::io("cannot write", &path))?;
+    }
+    whisper.write(to, &hints)?.map_err(refuse)
+}
+
+/// A `tokenizer.json` out of the list of all tokens beside the model.
+fn tokenizer(folder: &Path, vocabulary: usize) -> Result<Value, StoreError> {
+    let (json, text) = (folder.join("vocabulary.json"), folder.join("vocabulary.txt"));
+    let path = if json.exists() { &json } else { &text };
+    let refuse = |why: String| StoreError::NotAModel { path: path.clone(), why };
+    if !path.exists() {
+        let why =
+            "it has neither tokenizer.json nor vocabulary.json nor vocabulary.txt; put one of them beside model.bin";
+        return Err(StoreError::NotAModel { path: folder.to_owned(), why: why.to_owned() });
+    }
+    let bytes = read_text(path, VOCABULARY_BYTES)?;
+    let list: Vec<String> = if path == &json {
+        serde_json::from_slice(&bytes).map_err(|error| refuse(format!("it is no list of tokens: {error}")))?
+    } else {
+        let text = String::from_utf8(bytes).map_err(|_| refuse("it is no text".to_owned()))?;
+        text.lines().map(str::to_owned).collect()
+    };
+    if list.len() > vocabulary {
+        return Err(refuse(format!("it has {} tokens, the model {vocabulary}", list.len())));
+    }
+    tokens::split(&list).and_then(|(words, special)| tokens::tokenizer(&words, &special)).map_err(refuse)
 }
 
 /// The variables of a model by name.
@@ -54,8 +89,10 @@ struct Model<'a> {
     variables: BTreeMap<&'a str, Variable<'a>>,
 }
 
+#[derive(Clone, Copy)]
 struct Variable<'a> {
-    shape: Vec<usize>,
+    rank: usize,
+    sides: [usize; MAX_RANK],
     kind: Kind,
     data: &'a [u8],
 }
@@ -126,6 +163,13 @@ fn read(bytes: &[u8]) -> Result<Model<'_>, String> {
         let variable = variable(&mut reader).map_err(|why| format!("variable {name:.80}: {why}"))?;
         variables.insert(name, variable);
     }
+    // A second name is a pair of texts: itself, and the variable's.
+    let count = reader.word()?;
+    for _ in 0..count {
+        let (name, of) = (reader.name()?, reader.name()?);
+        let variable = *variables.get(of).ok_or_else(|| format!("{name:.80} is to be {of:.80}, which is not there"))?;
+        variables.insert(name, variable);
+    }
     Ok(Model { variables })
 }
 
@@ -134,9 +178,9 @@ fn variable<'a>(reader: &mut Reader<'a>) -> Result<Variable<'a>, String> {
     if rank > MAX_RANK {
         return Err(format!("it has {rank} dimensions"));
     }
-    let mut shape = Vec::with_capacity(rank);
-    for _ in 0..rank {
-        shape.push(reader.word()? as usize);
+    let mut sides = [1; MAX_RANK];
+    for side in &mut sides[..rank] {
+        *side = reader.word()? as usize;
     }
     let kind = match reader.byte()? {
         0 => Kind::F32,
@@ -149,28 +193,65 @@ fn variable<'a>(reader: &mut Reader<'a>) -> Result<Variable<'a>, String> {
     };
     let data = reader.word()? as usize;
     let data = reader.take(data)?;
-    let values = shape.iter().try_fold(1_usize, |product, side| product.checked_mul(*side));
-    if values.and_then(|values| values.checked_mul(kind.width())) != Some(data.len()) {
+    let variable = Variable { rank, sides, kind, data };
+    let shape = variable.shape();
+    if elements(shape).and_then(|values| values.checked_mul(kind.width())) != Some(data.len()) {
         return Err(format!("it has {} bytes, which its shape {shape:?} does not give", data.len()));
     }
-    Ok(Variable { shape, kind, data })
+    Ok(variable)
 }
 
-impl Variable<'_> {
-    /// The values in half precision, little-endian.
-    fn halves(&self) -> Result<Vec<u8>, String> {
-        let pairs = || self.data.as_chunks::<2>().0.iter();
-        Ok(match self.kind {
-            Kind::F16 => self.data.to_vec(),
-            Kind::Bf16 => {
-                pairs().flat_map(|two| f16::from_f32(bf16::from_le_bytes(*two).to_f32()).to_le_bytes()).collect()
-            }
-            Kind::F32 => {
-                let values = self.data.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four));
-                values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect()
-            }
-            Kind::I8 | Kind::I16 | Kind::I32 => return Err("it is quantized; float weights are known".to_owned()),
-        })
+impl<'a> Variable<'a> {
+    fn shape(&self) -> &[usize] {
+        &self.sides[..self.rank]
+    }
+
+    /// Some of its values, in order.
+    fn values(self, range: Range<usize>) -> Box<dyn Iterator<Item = f32> + 'a> {
+        let width = self.kind.width();
+        let data = self.data.get(range.start * width..range.end * width).unwrap_or_default();
+        let pairs = data.as_chunks::<2>().0.iter();
+        match self.kind {
+            Kind::I8 => Box::new(data.iter().map(|byte| f32::from(byte.cast_signed()))),
+            Kind::I16 => Box::new(pairs.map(|two| f32::from(i16::from_le_bytes(*two)))),
+            Kind::F16 => Box::new(pairs.map(|two| f16::from_le_bytes(*two).to_f32())),
+            Kind::Bf16 => Box::new(pairs.map(|two| bf16::from_le_bytes(*two).to_f32())),
+            Kind::I32 => Box::new(data.as_chunks::<4>().0.iter().map(|four| i32::from_le_bytes(*four) as f32)),
+            Kind::F32 => Box::new(data.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four))),
+        }
+    }
+}
+
+/// A variable that stands for floats.
+struct Floats<'a> {
+    variable: Variable<'a>,
+    /// What each value of a row is divided by: nothing where there are none, one for all, or one for each row.
+    scales: Vec<f32>,
+}
+
+impl<'a> Floats<'a> {
+    fn rows(&self) -> usize {
+        self.variable.shape().first().copied().unwrap_or(1)
+    }
+
+    /// The values of `rows`, in half precision.
+    fn halves(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
+        let row = elements(self.variable.shape()).unwrap_or(0) / self.rows().max(1);
+        let range = rows.start * row..rows.end * row;
+        if self.variable.kind == Kind::F16 {
+            return Cow::Borrowed(self.variable.data.get(range.start * 2..range.end * 2).unwrap_or_default());
+        }
+        let values = self.variable.values(range);
+        if self.scales.is_empty() {
+            return halves(values);
+        }
+        let scale = |at: usize| self.scales.get(rows.start + at / row.max(1)).or(self.scales.first()).copied();
+        halves(values.enumerate().map(|(at, value)| value / scale(at).unwrap_or(1.0)))
+    }
+
+    /// The tensor that `rows` are, which have `shape`.
+    fn tensor(self, rows: Range<usize>, shape: &[usize]) -> Result<Deferred<'a>, String> {
+        Deferred::new(Dtype::F16, shape, move || self.halves(rows.clone())).ok_or_else(|| "it is too large".to_owned())
     }
 }
 
@@ -191,24 +272,53 @@ impl<'a> Model<'a> {
         usize::try_from(value).map_err(|_| format!("variable {name} is {value}"))
     }
 
-    /// How many sides the variable has, which must be `N`.
-    fn sides<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
-        let shape = &self.get(name)?.shape;
-        <[usize; N]>::try_from(shape.as_slice()).map_err(|_| format!("variable {name} has the shape {shape:?}"))
+    /// A variable that stands for floats, with its scales where it is integers.
+    fn floats(&self, name: &str) -> Result<Floats<'a>, String> {
+        let variable = *self.get(name)?;
+        let scales = match variable.kind {
+            Kind::F32 | Kind::F16 | Kind::Bf16 => Vec::new(),
+            Kind::I8 | Kind::I16 => {
+                let scale = format!("{name}_scale");
+                let found = self.get(&scale)?;
+                let count = elements(found.shape()).unwrap_or(0);
+                let rows = variable.shape().first().copied().unwrap_or(1);
+                if count != 1 && count != rows || matches!(found.kind, Kind::I8 | Kind::I16 | Kind::I32) {
+                    return Err(format!(
+                        "variable {scale} has {count} values, not one float or one for each of {rows} rows"
+                    ));
+                }
+                let scales: Vec<f32> = found.values(0..count).collect();
+                if scales.iter().any(|scale| !scale.is_finite() || *scale == 0.0) {
+                    return Err(format!("variable {scale} has values that nothing can be divided by"));
+                }
+                scales
+            }
+            Kind::I32 => return Err(format!("variable {name} has 32-bit integers; floats, int8 and int16 are known")),
+        };
+        Ok(Floats { variable, scales })
+    }
+
+    /// The model under its published names.
+    fn whisper(&self) -> Result<Whisper<'a>, String> {
+        let mut naming = Naming { model: self, tensors: BTreeMap::new() };
+        naming.all()?;
+        let heads = |side: &str| self.number(&format!("{side}/num_heads"));
+        Ok(Whisper { tensors: naming.tensors, heads: [heads("encoder")?, heads("decoder")?] })
     }
 }
 
 /// Tensors under their published names, and what is still to be named.
 struct Naming<'m, 'a> {
     model: &'m Model<'a>,
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, Deferred<'a>>,
 }
 
 impl Naming<'_, '_> {
     fn put(&mut self, from: &str, to: &str) -> Result<(), String> {
-        let variable = self.model.get(from)?;
-        let data = variable.halves().map_err(|why| format!("variable {from}: {why}"))?;
-        self.tensors.insert(to.to_owned(), Stored { dtype: Dtype::F16, shape: variable.shape.clone(), data });
+        let floats = self.model.floats(from)?;
+        let (rows, shape) = (0..floats.rows(), floats.variable.shape().to_vec());
+        let tensor = floats.tensor(rows, &shape).map_err(|why| format!("variable {from}: {why}"))?;
+        self.tensors.insert(to.to_owned(), tensor);
         Ok(())
     }
 
@@ -226,25 +336,47 @@ impl Naming<'_, '_> {
     fn split(&mut self, from: &str, to: &str, parts: &[&str]) -> Result<(), String> {
         for end in ["weight", "bias"] {
             let name = format!("{from}/{end}");
-            let variable = self.model.get(&name)?;
-            let data = variable.halves().map_err(|why| format!("variable {name}: {why}"))?;
-            let mut shape = variable.shape.clone();
-            match shape.first_mut() {
-                Some(rows) if *rows > 0 && rows.is_multiple_of(parts.len()) => *rows /= parts.len(),
+            let mut shape = self.model.get(&name)?.shape().to_vec();
+            let rows = match shape.first_mut() {
+                Some(rows) if *rows > 0 && rows.is_multiple_of(parts.len()) => {
+                    *rows /= parts.len();
+                    *rows
+                }
                 _ => return Err(format!("variable {name} cannot be cut into {} parts", parts.len())),
-            }
-            for (part, data) in parts.iter().zip(data.chunks(data.len() / parts.len())) {
+            };
+            for (at, part) in parts.iter().enumerate() {
+                let (floats, rows) = (self.model.floats(&name)?, at * rows..(at + 1) * rows);
                 if *part == "k_proj" && end == "bias" {
-                    if data.as_chunks::<2>().0.iter().any(|two| f16::from_le_bytes(*two).to_f32() != 0.0) {
+                    if floats.halves(rows).as_chunks::<2>().0.iter().any(|two| f16::from_le_bytes(*two).to_f32() != 0.0)
+                    {
                         return Err(format!("variable {name} has a bias for keys, which Whisper has none of"));
                     }
                     continue;
                 }
-                let stored = Stored { dtype: Dtype::F16, shape: shape.clone(), data: data.to_vec() };
-                self.tensors.insert(format!("{to}.{part}.{end}"), stored);
+                let tensor = floats.tensor(rows, &shape).map_err(|why| format!("variable {name}: {why}"))?;
+                self.tensors.insert(format!("{to}.{part}.{end}"), tensor);
             }
         }
         Ok(())
+    }
+
+    fn all(&mut self) -> Result<(), String> {
+        for side in ["encoder", "decoder"] {
+            let positions = format!("{side}/position_encodings/encodings");
+            self.put(&positions, &format!("model.{side}.embed_positions.weight"))?;
+            let has = |layer: &usize| {
+                self.model.variables.contains_key(&*format!("{side}/layer_{layer}/ffn/linear_0/weight"))
+            };
+            let layers = (0..).take_while(has).count();
+            for layer in 0..layers {
+                self.layer(side, layer)?;
+            }
+            self.norm(&format!("{side}/layer_norm"), &format!("model.{side}.layer_norm"))?;
+        }
+        for convolution in ["conv1", "conv2"] {
+            self.linear(&format!("encoder/{convolution}"), &format!("model.encoder.{convolution}"))?;
+        }
+        self.put("decoder/embeddings/weight", "model.decoder.embed_tokens.weight")
     }
 
     fn layer(&mut self, side: &str, layer: usize) -> Result<(), String> {
@@ -266,122 +398,20 @@ impl Naming<'_, '_> {
     }
 }
 
-/// The published tensors, and the number of layers of encoder and decoder.
-fn tensors(model: &Model<'_>) -> Result<(BTreeMap<String, Stored>, [usize; 2]), String> {
-    let mut naming = Naming { model, tensors: BTreeMap::new() };
-    let mut layers = [0; 2];
-    for (side, count) in ["encoder", "decoder"].into_iter().zip(&mut layers) {
-        let positions = format!("{side}/position_encodings/encodings");
-        naming.put(&positions, &format!("model.{side}.embed_positions.weight"))?;
-        while model.variables.contains_key(format!("{side}/layer_{count}/ffn/linear_0/weight").as_str()) {
-            naming.layer(side, *count)?;
-            *count += 1;
-        }
-        naming.norm(&format!("{side}/layer_norm"), &format!("model.{side}.layer_norm"))?;
-    }
-    for convolution in ["conv1", "conv2"] {
-        naming.linear(&format!("encoder/{convolution}"), &format!("model.encoder.{convolution}"))?;
-    }
-    naming.put("decoder/embeddings/weight", "model.decoder.embed_tokens.weight")?;
-    Ok((naming.tensors, layers))
-}
-
-/// What `config.json` says of a model, read off its tensors.
-struct Shape {
-    vocabulary: usize,
-    width: usize,
-    mels: usize,
-    layers: [usize; 2],
-    heads: [usize; 2],
-    intermediate: [usize; 2],
-    positions: [usize; 2],
-}
-
-impl Shape {
-    fn of(model: &Model<'_>, layers: [usize; 2]) -> Result<Shape, String> {
-        let [vocabulary, width] = model.sides("decoder/embeddings/weight")?;
-        let [_, mels, _] = model.sides("encoder/conv1/weight")?;
-        let both = |get: &dyn Fn(&str) -> Result<usize, String>| Ok::<_, String>([get("encoder")?, get("decoder")?]);
-        Ok(Shape {
-            vocabulary,
-            width,
-            mels,
-            layers,
-            heads: both(&|side| model.number(&format!("{side}/num_heads")))?,
-            intermediate: both(&|side| Ok(model.sides::<2>(&format!("{side}/layer_0/ffn/linear_0/weight"))?[0]))?,
-            positions: both(&|side| Ok(model.sides::<2>(&format!("{side}/position_encodings/encodings"))?[0]))?,
-        })
-    }
-
-    fn english(&self) -> bool {
-        self.vocabulary == ENGLISH_VOCABULARY
-    }
-
-    /// The token that ends a text, after which the special ones come.
-    fn end(&self) -> usize {
-        if self.english() { 50_256 } else { 50_257 }
-    }
-
-    fn config(&self, hints: &Value) -> Value {
-        let end = self.end();
-        json!({
-            "architectures": ["WhisperForConditionalGeneration"],
-            "model_type": "whisper",
-            "is_encoder_decoder": true,
-            "activation_function": "gelu",
-            "d_model": self.width,
-            "num_mel_bins": self.mels,
-            "vocab_size": self.vocabulary,
-            "encoder_layers": self.layers[0],
-            "decoder_layers": self.layers[1],
-            "encoder_attention_heads": self.heads[0],
-            "decoder_attention_heads": self.heads[1],
-            "encoder_ffn_dim": self.intermediate[0],
-            "decoder_ffn_dim": self.intermediate[1],
-            "max_source_positions": self.positions[0],
-            "max_target_positions": self.positions[1],
-            "scale_embedding": false,
-            "bos_token_id": end,
-            "eos_token_id": end,
-            "pad_token_id": end,
-            "decoder_start_token_id": end + 1,
-            "suppress_tokens": hints.get("suppress_ids"),
-            "begin_suppress_tokens": hints.get("suppress_ids_begin"),
-            "torch_dtype": "float16"
-        })
-    }
-
-    fn generation(&self, hints: &Value) -> Value {
-        let end = self.end();
-        // The special tokens before `<|notimestamps|>`: start, languages, translate, transcribe and four more.
-        let languages = if self.english() { 99 } else { self.vocabulary.saturating_sub(51_766) };
-        json!({
-            "alignment_heads": hints.get("alignment_heads"),
-            "bos_token_id": end,
-            "eos_token_id": end,
-            "pad_token_id": end,
-            "decoder_start_token_id": end + 1,
-            "is_multilingual": !self.english(),
-            "max_initial_timestamp_index": 50,
-            "max_length": self.positions[1],
-            "no_timestamps_token_id": end + languages + 7,
-            "return_timestamps": false,
-            "suppress_tokens": hints.get("suppress_ids"),
-            "begin_suppress_tokens": hints.get("suppress_ids_begin")
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// A file of one variable.
-    fn file(shape: &[u32], kind: u8, data: &[u8]) -> Vec<u8> {
-        let mut bytes = 6_u32.to_le_bytes().to_vec();
-        bytes.extend([12, 0]);
-        bytes.extend(b"WhisperSpec\0");
-        bytes.extend([3, 0, 0, 0, 1, 0, 0, 0, 2, 0, b'x', 0, shape.len() as u8]);
+    fn text(name: &str) -> Vec<u8> {
+        let length = (name.len() + 1) as u16;
+        [&length.to_le_bytes()[..], name.as_bytes(), &[0]].concat()
+    }
+
+    fn variable_of(name: &str, shape: &[u32], kind: u8, data: &[u8]) -> Vec<u8> {
+        let mut bytes = text(name);
+        bytes.push(shape.len() as u8);
         shape.iter().for_each(|side| bytes.extend(side.to_le_bytes()));
         bytes.push(kind);
         bytes.extend((data.len() as u32).to_le_bytes());
@@ -389,31 +419,86 @@ mod tests {
         bytes
     }
 
+    fn file_of(variables: &[Vec<u8>], aliases: &[(&str, &str)]) -> Vec<u8> {
+        let mut bytes = [&6_u32.to_le_bytes()[..], &text("WhisperSpec"), &3_u32.to_le_bytes()].concat();
+        bytes.extend((variables.len() as u32).to_le_bytes());
+        bytes.extend(variables.concat());
+        bytes.extend((aliases.len() as u32).to_le_bytes());
+        aliases.iter().for_each(|(name, of)| bytes.extend([text(name), text(of)].concat()));
+        bytes
+    }
+
+    /// A file of one variable.
+    fn file(shape: &[u32], kind: u8, data: &[u8]) -> Vec<u8> {
+        file_of(&[variable_of("x", shape, kind, data)], &[])
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn all(bytes: &[u8], name: &str) -> Result<Vec<u8>, String> {
+        let floats = read(bytes)?.floats(name)?;
+        Ok(floats.halves(0..floats.rows()).into_owned())
+    }
+
     #[test]
     fn variables_are_read_and_cut_files_are_refused() {
-        let whole = file(&[1, 2], 4, &[0, 0x3c, 0, 0x40]);
-        let model = read(&whole).unwrap();
-        assert_eq!(model.sides::<2>("x"), Ok([1, 2]));
-        assert_eq!(model.get("x").unwrap().halves(), Ok(vec![0, 0x3c, 0, 0x40]));
+        let whole = file_of(&[variable_of("x", &[1, 2], 4, &[0, 0x3c, 0, 0x40])], &[("y", "x")]);
+        assert_eq!(read(&whole).unwrap().get("y").unwrap().shape(), [1, 2]);
+        assert_eq!(all(&whole, "y"), Ok(vec![0, 0x3c, 0, 0x40]));
         for end in 0..whole.len() {
             assert!(read(&whole[..end]).is_err(), "cut at {end}");
         }
+        assert!(read(&file_of(&[], &[("y", "x")])).is_err());
     }
 
     #[test]
     fn what_is_written_is_half_precision_whatever_was_read() {
-        let floats: Vec<u8> = [1.0_f32, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         let expected = Ok(vec![0, 0x3c, 0, 0xc0]);
-        assert_eq!(read(&file(&[2], 0, &floats)).unwrap().get("x").unwrap().halves(), expected);
+        assert_eq!(all(&file(&[2], 0, &floats(&[1.0, -2.0])), "x"), expected);
         let brain: Vec<u8> = [1.0_f32, -2.0].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
-        assert_eq!(read(&file(&[2], 5, &brain)).unwrap().get("x").unwrap().halves(), expected);
-        assert!(read(&file(&[2], 1, &[1, 2])).unwrap().get("x").unwrap().halves().is_err());
+        assert_eq!(all(&file(&[2], 5, &brain), "x"), expected);
+        let scaled = |kind, data: &[u8], scales: &[f32]| {
+            let scale = variable_of("x_scale", &[scales.len() as u32], 0, &floats(scales));
+            all(&file_of(&[variable_of("x", &[2, 1], kind, data), scale], &[]), "x")
+        };
+        assert_eq!(scaled(1, &[127, 128], &[127.0, 64.0]), expected, "a scale for each row");
+        assert_eq!(scaled(2, &[0, 4, 0, 0xf8], &[1024.0]), expected, "one scale for all");
+        assert!(scaled(1, &[127, 128], &[127.0, 0.0]).unwrap_err().contains("x_scale"));
+        assert!(scaled(1, &[127, 128], &[1.0; 3]).unwrap_err().contains("x_scale"));
+        assert!(all(&file(&[2], 1, &[1, 2]), "x").unwrap_err().contains("x_scale"));
     }
 
     #[test]
     fn shapes_that_lie_are_refused() {
         for (shape, kind) in [(&[3_u32][..], 4), (&[u32::MAX, u32::MAX, u32::MAX], 4), (&[2], 9), (&[1; 9], 4)] {
             assert!(read(&file(shape, kind, &[0; 4])).is_err(), "{shape:?} {kind}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.bin");
+        assert!(!is_one(&path));
+        std::fs::write(&path, file(&[2], 0, &floats(&[1.0, 2.0]))).unwrap();
+        assert!(is_one(&path));
+        let error = whisper(folder.path(), folder.path()).unwrap_err().to_string();
+        assert!(error.contains("model.bin") && error.contains("encoder/position_encodings/encodings"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn broken_files_never_panic(cut in 0_usize..200, at in 0_usize..200, byte: u8) {
+            let scale = variable_of("x_scale", &[2], 0, &floats(&[127.0, 64.0]));
+            let mut bytes = file_of(&[variable_of("x", &[2, 1], 1, &[127, 128]), scale], &[("y", "x")]);
+            bytes.truncate(bytes.len().saturating_sub(cut / 2));
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+            let _ = all(&bytes, "x");
+            let _ = read(&bytes).and_then(|model| model.whisper().map(|_| ()));
         }
     }
 }

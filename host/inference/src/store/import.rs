@@ -3,13 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::foreign::{self, Foreign};
 use super::staging::Staging;
 use super::{FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_path};
+use crate::backend::Pooling;
 use crate::catalogue::{Artefact, Task};
 
 impl Store {
     /// Puts a GGUF file, or a folder with `config.json`, `tokenizer.json` and `model.safetensors` or with
     /// `model_index.json` and its parts, into the store under `name`. Files are hard-linked where the file system allows, else copied.
+    ///
+    /// Some other forms become such a folder: Whisper of CTranslate2 (`model.bin`), of whisper.cpp (`ggml-….bin`) and
+    /// in GGUF, and encoders in ONNX with `config.json` and `tokenizer.json`.
     ///
     /// # Errors
     /// [`StoreError::Taken`], [`StoreError::NotAModel`] also when `task` is not what the files do, [`StoreError::Io`].
@@ -20,11 +25,11 @@ impl Store {
         task: Option<Task>,
         progress: &mut dyn Progress,
     ) -> Result<Installed, StoreError> {
-        let found = inspect(path)?;
-        if let Some(task) = task.filter(|task| !found.task.serves(*task)) {
-            let why = format!("its files do {}, not {task}", found.task);
-            return Err(StoreError::NotAModel { path: path.to_path_buf(), why });
-        }
+        let found = match foreign::recognize(path)? {
+            Some(foreign) => return self.import_foreign(name, &foreign, task, progress),
+            None => inspect(path)?,
+        };
+        check(path, found.task, task)?;
         let staging = Staging::begin(self, name, progress)?;
         if self.find(name)?.is_some() {
             return Err(StoreError::Taken(name.to_string()));
@@ -46,6 +51,83 @@ impl Store {
         staging.commit(&manifest)?;
         self.find(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
     }
+
+    fn import_foreign(
+        &self,
+        name: &ModelName,
+        foreign: &Foreign,
+        task: Option<Task>,
+        progress: &mut dyn Progress,
+    ) -> Result<Installed, StoreError> {
+        let staging = Staging::begin(self, name, progress)?;
+        if self.find(name)?.is_some() {
+            return Err(StoreError::Taken(name.to_string()));
+        }
+        let model = staging.model();
+        let pooling = convert(foreign, &model, name, progress)?;
+        let found = inspect(&model)?;
+        check(&model, found.task, task)?;
+        let manifest = Manifest {
+            format: FORMAT,
+            name: name.to_string(),
+            task: task.unwrap_or(found.task),
+            origin: Origin::Imported,
+            licence: None,
+            context: None,
+            dimensions: found.dimensions,
+            pooling: pooling.or(found.pooling),
+            files: sums(&model, &found.files, name, progress)?,
+        };
+        staging.commit(&manifest)?;
+        self.find(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
+    }
+}
+
+/// Whether a model whose files do `found` may be given `task`.
+fn check(path: &Path, found: Task, task: Option<Task>) -> Result<(), StoreError> {
+    match task.filter(|task| !found.serves(*task)) {
+        None => Ok(()),
+        Some(task) => {
+            let why = format!("its files do {found}, not {task}");
+            Err(StoreError::NotAModel { path: path.to_path_buf(), why })
+        }
+    }
+}
+
+/// Writes a model of another form into `folder`.
+pub(super) fn convert(
+    foreign: &Foreign,
+    folder: &Path,
+    name: &ModelName,
+    progress: &mut dyn Progress,
+) -> Result<Option<Pooling>, StoreError> {
+    progress.start(&format!("converting {name}, {}", foreign.name()), None);
+    let converted = foreign.convert(folder);
+    progress.finish();
+    converted
+}
+
+/// The sums of files that lie in `folder` already.
+pub(super) fn sums(
+    folder: &Path,
+    files: &[PathBuf],
+    name: &ModelName,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Artefact>, StoreError> {
+    let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|metadata| metadata.len()).sum();
+    progress.start(&format!("summing {name}"), Some(bytes));
+    let sum = |file: &PathBuf| {
+        let name = self::name(folder, file).ok_or_else(|| StoreError::NotAModel {
+            path: file.clone(),
+            why: "its name is not UTF-8; rename it".to_owned(),
+        })?;
+        let summed = digest::file(file, &mut |bytes| progress.advance(bytes));
+        let (sha256, bytes) = summed.map_err(StoreError::io("cannot read", file))?;
+        Ok(Artefact { file: name, sha256, bytes })
+    };
+    let sums = files.iter().map(sum).collect();
+    progress.finish();
+    sums
 }
 
 fn gather(

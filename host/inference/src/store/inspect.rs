@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{StoreError, check_safetensors, plain_file_name};
+use super::{StoreError, check_safetensors, foreign, plain_file_name};
 use crate::backend::Pooling;
 use crate::catalogue::Task;
 use crate::diffusion::{PIPELINES, Parts};
@@ -36,6 +36,16 @@ pub enum Layout {
     Safetensors(PathBuf),
 }
 
+impl Layout {
+    /// The folder that the weights are in.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Layout::Gguf(file) => file.parent().unwrap_or(file),
+            Layout::Safetensors(folder) => folder,
+        }
+    }
+}
+
 /// What [`inspect`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
@@ -58,6 +68,10 @@ pub struct Inspected {
 /// # Errors
 /// [`StoreError::NotAModel`] saying what would be one, [`StoreError::Io`].
 pub fn inspect(path: &Path) -> Result<Inspected, StoreError> {
+    if let Some(foreign) = foreign::recognize(path)? {
+        let why = format!("it is {}; `host models import NAME PATH` makes it one that can", foreign.name());
+        return Err(refuse(path, why));
+    }
     let metadata = fs::metadata(path).map_err(StoreError::io("cannot read", path))?;
     if metadata.is_dir() { folder(path) } else { gguf(path) }
 }

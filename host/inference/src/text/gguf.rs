@@ -361,7 +361,7 @@ fn locate(
 }
 
 /// The weight types that candle knows, by their numbers in a file.
-fn weight_type(number: u32) -> Option<GgmlDType> {
+pub(crate) fn weight_type(number: u32) -> Option<GgmlDType> {
     Some(match number {
         0 => GgmlDType::F32,
         1 => GgmlDType::F16,

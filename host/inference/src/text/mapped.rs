@@ -15,7 +15,7 @@ impl Mapped {
     ///
     /// # Errors
     /// When it cannot be opened or mapped.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the map is only read, as bytes of any value. A file that another process shortens meanwhile would raise
         // SIGBUS; models lie in the host's own store, are replaced by renaming, and the map lives only while a model

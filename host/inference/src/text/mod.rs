@@ -33,7 +33,10 @@ pub mod tokenizer;
 mod tool_prompt;
 pub mod weights;
 
+pub(crate) use decoder::source::dequantize;
+pub(crate) use gguf::weight_type;
 pub use load::{DEFAULT_CACHE, LoadError, LoadOptions, load};
 pub use lora::{AdapterSource, files::AdapterFiles};
+pub(crate) use mapped::Mapped;
 pub use model::TextModel;
 pub use scheduler::Statistics;

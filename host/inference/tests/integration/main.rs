@@ -8,6 +8,7 @@ mod embeddings;
 mod encoders;
 mod engine;
 mod hub;
+mod import;
 mod lora;
 mod seq2seq;
 mod smollm2;

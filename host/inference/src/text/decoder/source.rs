@@ -107,7 +107,8 @@ impl<'a> Source<'a> {
     pub fn vector(&self, at: &VectorAt) -> Result<Vec<f32>, DecoderError> {
         let tensor = self.vector_bytes(at)?;
         let what = || format!("tensor {}", at.name);
-        let values = floats(tensor).map_err(|fault| DecoderError::invalid(what(), fault.to_string()))?;
+        let values = dequantize(tensor.dtype, tensor.shape, tensor.bytes)
+            .map_err(|fault| DecoderError::invalid(what(), fault.to_string()))?;
         if values.iter().any(|v| !v.is_finite()) {
             return Err(DecoderError::invalid(what(), "it holds values that are not finite"));
         }
@@ -123,16 +124,19 @@ impl<'a> Source<'a> {
     }
 }
 
-/// All values of a vector. Those that are floats already may begin at any byte of a file.
-fn floats(tensor: RawTensor<'_>) -> candle_core::Result<Vec<f32>> {
-    let halves = || tensor.bytes.as_chunks::<2>().0.iter();
-    match tensor.dtype {
-        GgmlDType::F32 => Ok(tensor.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+/// All values of a tensor, which may begin at any byte of a file. `bytes` has as many as `dtype` and `shape` give.
+pub(crate) fn dequantize(dtype: GgmlDType, shape: &[usize], bytes: &[u8]) -> candle_core::Result<Vec<f32>> {
+    let halves = || bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        GgmlDType::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         GgmlDType::F16 => Ok(halves().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect()),
         GgmlDType::BF16 => Ok(halves().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect()),
         dtype => {
-            let storage = QStorage::from_data(tensor.bytes.into(), &Device::Cpu, dtype)?;
-            QTensor::new(storage, tensor.shape)?.dequantize(&Device::Cpu)?.to_vec1()
+            // Blocks are looked at in place, which half-precision scales forbid at an odd address; what is allocated is even.
+            let odd = !bytes.as_ptr().addr().is_multiple_of(align_of::<u64>());
+            let bytes = if odd { bytes.to_vec().into() } else { bytes.into() };
+            let storage = QStorage::from_data(bytes, &Device::Cpu, dtype)?;
+            QTensor::new(storage, shape)?.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()
         }
     }
 }
