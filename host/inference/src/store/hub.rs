@@ -3,13 +3,16 @@
 //! A file is `ENDPOINT/OWNER/REPOSITORY/resolve/REVISION/FILE`. A `HEAD` request tells its commit, size and, for large
 //! files, its sha256 (`x-linked-etag`); the body comes by `GET`, from where an earlier attempt stopped (`Range`), with
 //! redirects to wherever the hub keeps it. The token goes to the endpoint only, never to where it redirects. Servers
-//! are not trusted: sizes bound what is written, sums decide what is kept, headers are bounded by the client.
+//! are not trusted: sizes bound what is written, sums decide what is kept, headers are bounded by the client. Large files
+//! come over several connections ([`transfer`]).
 
 mod listing;
+mod transfer;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,7 +21,10 @@ use ureq::{Agent, Body};
 
 use super::package::matches;
 use super::staging::Staging;
-use super::{FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, inspect, plain_path};
+use super::{
+    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, foreign, import, inspect,
+    plain_path,
+};
 use crate::backend::Pooling;
 use crate::catalogue::{Artefact, Task};
 use crate::encoder;
@@ -43,20 +49,49 @@ pub struct HubEndpoint {
     pub url: String,
     /// The user's token, for gated and private repositories.
     pub token: Option<String>,
+    /// Connections that a large file is fetched over.
+    pub connections: NonZeroUsize,
+    /// Bytes that a connection fetches at a time; files that are no larger come over one.
+    pub part: NonZeroU64,
 }
 
 impl std::fmt::Debug for HubEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HubEndpoint").field("url", &self.url).field("token", &self.token.is_some()).finish()
+        let Self { url, token, connections, part } = self;
+        let mut shown = f.debug_struct("HubEndpoint");
+        shown.field("url", url).field("token", &token.is_some()).field("connections", connections).field("part", part);
+        shown.finish()
     }
 }
 
 impl HubEndpoint {
-    /// `HF_ENDPOINT` and `HF_TOKEN`, with the public hub as the default.
+    /// The most connections; more are an attack on the server.
+    pub const MAX_CONNECTIONS: NonZeroUsize = match NonZeroUsize::new(16) {
+        Some(count) => count,
+        None => NonZeroUsize::MIN,
+    };
+    /// As many as are used unless something else is said.
+    pub const CONNECTIONS: NonZeroUsize = match NonZeroUsize::new(4) {
+        Some(count) => count,
+        None => NonZeroUsize::MIN,
+    };
+    /// As many bytes as a part has unless something else is said.
+    pub const PART: NonZeroU64 = match NonZeroU64::new(64 << 20) {
+        Some(count) => count,
+        None => NonZeroU64::MIN,
+    };
+
+    /// The hub at `url`, asked by nobody in particular.
+    pub fn new(url: &str) -> Self {
+        let url = url.trim_end_matches('/').to_owned();
+        Self { url, token: None, connections: Self::CONNECTIONS, part: Self::PART }
+    }
+
+    /// `HF_ENDPOINT`, with the public hub as the default, and `HF_TOKEN`.
     pub fn from_env() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let url = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
-        Self { url: url.trim_end_matches('/').to_owned(), token: variable("HF_TOKEN") }
+        Self { token: variable("HF_TOKEN"), ..Self::new(&url) }
     }
 }
 
@@ -140,41 +175,32 @@ impl Store {
         if self.find(name)?.is_some() {
             return Err(StoreError::Taken(name.to_string()));
         }
-        let hub = Hub::new(endpoint);
+        let hub = Hub::new(endpoint, &reference.repository);
         let model = staging.model();
-        let mut files = Vec::new();
         let listing = hub.listing(reference)?;
-        let mut commit = listing.as_ref().and_then(|listing| listing.sha.clone()).filter(|id| is_commit(id));
-        let mut paths: Vec<String> = match &listing {
-            Some(listing) => listing.wanted().map_err(|why| fault(&reference.to_string(), why))?,
-            None => reference.files().into_iter().map(str::to_owned).collect(),
-        };
-        let mut at = 0;
-        while let Some(path) = paths.get(at).cloned() {
-            at += 1;
-            // Every file comes from the commit that the first one came from.
-            let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
-            let url = format!("{}/{}/resolve/{revision}/{path}", endpoint.url, reference.repository);
-            let remote = hub.head(&url)?;
-            let file = match &reference.file {
-                Some(_) => path.rsplit('/').next().unwrap_or(&path),
-                None => &path,
-            };
-            files.push(hub.fetch(&url, &remote, file, &staging.download(), &model, progress)?);
-            commit = commit.or(remote.commit);
-            if listing.is_none() && reference.file.is_none() && path == "config.json" {
-                let known = vision::files(&model).map(|files| files.into_iter().map(str::to_owned).collect());
-                paths = known.unwrap_or(paths);
+        let commit = listing.as_ref().and_then(|listing| listing.sha.clone()).filter(|id| is_commit(id));
+        let mut pull = Pull { hub: &hub, reference, commit, parts: staging.download(), model: model.clone() };
+        let mut files = match &listing {
+            Some(listing) => {
+                let wanted = listing.wanted().map_err(|why| fault(&reference.to_string(), why))?;
+                pull.files(&wanted, progress)?
             }
+            None => pull.unlisted(progress)?,
+        };
+        let mut pooling = None;
+        if foreign::recognize(&model)?.is_some() {
+            let raw = staging.set_aside()?;
+            if let Some(foreign) = foreign::recognize(&raw)? {
+                pooling = import::convert(&foreign, &model, name, progress)?;
+            }
+            files = import::sums(&model, &inspect(&model)?.files, name, progress)?;
         }
         let found = inspect(&model)?;
-        let mut pooling = found.pooling;
+        pooling = pooling.or(found.pooling);
         if listing.is_none() && reference.file.is_none() && found.task == Task::TextEmbeddings {
-            let revision = commit.as_deref().unwrap_or(reference.revision.as_str());
-            let base = format!("{}/{}/resolve/{revision}", endpoint.url, reference.repository);
-            pooling = hub.pooling(&base, &staging.download())?;
+            pooling = hub.pooling(&pull.base(), &staging.download())?;
         }
-        let origin = HubReference { revision: commit.unwrap_or(reference.revision.clone()), ..reference.clone() };
+        let origin = HubReference { revision: pull.revision().to_owned(), ..reference.clone() };
         staging.commit(&Manifest {
             format: FORMAT,
             name: name.to_string(),
@@ -190,13 +216,108 @@ impl Store {
     }
 }
 
+/// A repository's files on their way.
+struct Pull<'h> {
+    hub: &'h Hub,
+    reference: &'h HubReference,
+    /// Every file comes from the commit that the first one came from.
+    commit: Option<String>,
+    parts: PathBuf,
+    model: PathBuf,
+}
+
+impl Pull<'_> {
+    fn revision(&self) -> &str {
+        self.commit.as_deref().unwrap_or(&self.reference.revision)
+    }
+
+    fn base(&self) -> String {
+        format!("{}/{}/resolve/{}", self.hub.endpoint.url, self.reference.repository, self.revision())
+    }
+
+    /// Fetches `paths`: one step over all of them, then one that sums them.
+    fn files(&mut self, paths: &[String], progress: &mut dyn Progress) -> Result<Vec<Artefact>, StoreError> {
+        let mut remotes = Vec::with_capacity(paths.len());
+        for path in paths {
+            let url = format!("{}/{path}", self.base());
+            let remote = self.hub.head(&url)?;
+            self.commit = self.commit.take().or_else(|| remote.commit.clone());
+            let file = match &self.reference.file {
+                Some(_) => path.rsplit('/').next().unwrap_or(path),
+                None => path,
+            };
+            if !plain_path(file) {
+                return Err(fault(&url, "its last part is no file name"));
+            }
+            // The etag in the name keeps parts of different contents apart.
+            let part = self.parts.join(format!("{}.{}.part", file.replace('/', "-"), remote.etag));
+            remotes.push((url, remote, file.to_owned(), part));
+        }
+        let total = remotes.iter().try_fold(0_u64, |sum, (_, remote, ..)| sum.checked_add(remote.size?));
+        let what = match remotes.as_slice() {
+            [(.., file, _)] => file.clone(),
+            _ => format!("{} files of {}", remotes.len(), self.reference.repository),
+        };
+        progress.start(&format!("downloading {what}"), total);
+        let fetched = remotes.iter().try_for_each(|(url, remote, _, part)| self.hub.bring(url, remote, part, progress));
+        progress.finish();
+        fetched?;
+        progress.start(&format!("verifying {what}"), total);
+        let verified = remotes.iter().map(|(_, remote, file, part)| verify(remote, file, part, &self.model, progress));
+        let verified = verified.collect();
+        progress.finish();
+        verified
+    }
+
+    /// The same of a server that lists nothing: the usual files, of which `config.json` may tell others.
+    fn unlisted(&mut self, progress: &mut dyn Progress) -> Result<Vec<Artefact>, StoreError> {
+        let usual: Vec<String> = self.reference.files().into_iter().map(str::to_owned).collect();
+        if self.reference.file.is_some() {
+            return self.files(&usual, progress);
+        }
+        let mut files = self.files(&usual[..1], progress)?;
+        let known = vision::files(&self.model).map(|files| files.into_iter().map(str::to_owned).collect());
+        let mut rest: Vec<String> = known.unwrap_or(usual);
+        rest.retain(|path| files.iter().all(|file| file.file != *path));
+        files.extend(self.files(&rest, progress)?);
+        Ok(files)
+    }
+}
+
+/// Checks what came, and moves it to the model's folder.
+fn verify(
+    remote: &Remote,
+    file: &str,
+    part: &Path,
+    model: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Artefact, StoreError> {
+    let summed = digest::file(part, &mut |bytes| progress.advance(bytes));
+    let (sha256, bytes) = summed.map_err(StoreError::io("cannot read", part))?;
+    if let Some(expected) = &remote.sha256
+        && let Err(error) = matches(file, expected, sha256.clone())
+    {
+        // Resuming from wrong bytes would fail for ever.
+        transfer::forget(part);
+        return Err(error);
+    }
+    let to = model.join(file);
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(StoreError::io("cannot create", folder))?;
+    }
+    fs::rename(part, &to).map_err(StoreError::io("cannot move", part))?;
+    Ok(Artefact { file: file.to_owned(), sha256, bytes })
+}
+
 struct Hub {
     agent: Agent,
     endpoint: HubEndpoint,
+    /// Whose files are asked for.
+    repository: String,
 }
 
 impl Hub {
-    fn new(endpoint: &HubEndpoint) -> Self {
+    fn new(endpoint: &HubEndpoint, repository: &str) -> Self {
         let mut config = Agent::config_builder();
         // A proxy's loopback is another machine's.
         if ["http://127.", "http://localhost", "http://[::1]"].iter().any(|start| endpoint.url.starts_with(start)) {
@@ -209,7 +330,7 @@ impl Hub {
             .timeout_per_read(Some(IDLE))
             .user_agent(concat!("host/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), endpoint: endpoint.clone() }
+        Self { agent: config.into(), endpoint: endpoint.clone(), repository: repository.to_owned() }
     }
 
     /// What the hub tells of the repository's files, where the reference names none. None too where the server lists
@@ -220,11 +341,11 @@ impl Hub {
         }
         let HubReference { repository, revision, .. } = reference;
         let url = format!("{}/api/models/{repository}/revision/{revision}", self.endpoint.url);
-        let response = self.authorized(self.agent.get(&url), &url).call().map_err(|error| fault(&url, error))?;
+        let response = self.patiently(&url, || self.authorized(self.agent.get(&url), &url).call())?;
         match response.status().as_u16() {
             200 => {}
             404 => return Ok(None),
-            _ => return Err(refused(&url, &response)),
+            _ => return Err(self.refused(&url, &response)),
         }
         let body = response.into_body().into_with_config().limit(LISTING_BYTES).read_to_vec();
         let body = body.map_err(|error| fault(&url, error))?;
@@ -237,8 +358,8 @@ impl Hub {
     fn head(&self, url: &str) -> Result<Remote, StoreError> {
         let mut url = url.to_owned();
         for _ in 0..REDIRECTS {
-            let request = self.authorized(self.agent.head(&url), &url);
-            let response = request.config().max_redirects(0).build().call().map_err(|error| fault(&url, error))?;
+            let send = || self.authorized(self.agent.head(&url), &url).config().max_redirects(0).build().call();
+            let response = self.patiently(&url, send)?;
             let status = response.status();
             let headers = response.headers();
             if status.is_redirection() {
@@ -250,7 +371,7 @@ impl Hub {
                     _ => {}
                 }
             } else if !status.is_success() {
-                return Err(refused(&url, &response));
+                return Err(self.refused(&url, &response));
             }
             return remote(headers, status.is_success())
                 .ok_or_else(|| fault(&url, "it tells neither an etag nor a linked etag"));
@@ -263,11 +384,11 @@ impl Hub {
         let folder = parts.join("beside");
         for file in BESIDE {
             let url = format!("{base}/{file}");
-            let response = self.authorized(self.agent.get(&url), &url).call().map_err(|error| fault(&url, error))?;
+            let response = self.patiently(&url, || self.authorized(self.agent.get(&url), &url).call())?;
             match response.status().as_u16() {
                 200 => {}
                 404 => continue,
-                _ => return Err(refused(&url, &response)),
+                _ => return Err(self.refused(&url, &response)),
             }
             let body = response.into_body().into_with_config().limit(BESIDE_BYTES).read_to_vec();
             let (body, path) = (body.map_err(|error| fault(&url, error))?, folder.join(file));
@@ -276,6 +397,26 @@ impl Hub {
             fs::write(&path, body).map_err(StoreError::io("cannot write", &path))?;
         }
         encoder::of_checkpoint(&folder).map_err(|why| fault(base, why))
+    }
+
+    /// What the hub's refusal means and what to do about it. A gated repository is opened on its page, by the user whose
+    /// token is sent.
+    fn refused(&self, url: &str, response: &Response<Body>) -> StoreError {
+        let page = format!("{}/{}", self.endpoint.url, self.repository);
+        let gated = text(response.headers(), "x-error-code") == Some("GatedRepo");
+        let hint = match (response.status().as_u16(), &self.endpoint.token) {
+            (401 | 403, None) => {
+                let terms = if gated { "is gated" } else { "may be gated or private" };
+                format!("; the repository {terms}: accept its terms at {page} and set HF_TOKEN to a token of yours")
+            }
+            (401, Some(_)) => "; the token in HF_TOKEN is not accepted; make a new one, or unset it".to_owned(),
+            (403, Some(_)) => format!("; the owner of the token in HF_TOKEN must accept the terms at {page} first"),
+            (404, _) => "; check the repository, the revision and the file's name".to_owned(),
+            (429, None) => "; try again later, or set HF_TOKEN".to_owned(),
+            (429 | 503, _) => "; try again later".to_owned(),
+            _ => String::new(),
+        };
+        fault(url, format_args!("the hub answered {}{hint}", response.status()))
     }
 
     fn authorized<T>(&self, request: ureq::RequestBuilder<T>, url: &str) -> ureq::RequestBuilder<T> {
@@ -287,42 +428,22 @@ impl Hub {
         }
     }
 
-    /// Fetches what is missing of a file, checks it and moves it to the model's folder.
-    fn fetch(
-        &self,
-        url: &str,
-        remote: &Remote,
-        file: &str,
-        parts: &Path,
-        model: &Path,
-        progress: &mut dyn Progress,
-    ) -> Result<Artefact, StoreError> {
-        if !plain_path(file) {
-            return Err(fault(url, "its last part is no file name"));
+    /// Fetches what is missing of a file, over several connections where it is large.
+    fn bring(&self, url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -> Result<(), StoreError> {
+        let large = remote.size.filter(|size| *size > self.endpoint.part.get() && self.endpoint.connections.get() > 1);
+        let Some(size) = large else {
+            transfer::forget_gaps(part);
+            return self.resume(url, remote, part, progress);
+        };
+        for _ in 0..2 {
+            match transfer::fetch(self, url, size, part, progress) {
+                Ok(true) => return Ok(()),
+                Ok(false) => return self.resume(url, remote, part, progress),
+                Err(transfer::Failed::Error(error) | transfer::Failed::Lost(error)) => return Err(error),
+                Err(transfer::Failed::Changed) => transfer::forget(part),
+            }
         }
-        // The etag in the name keeps parts of different contents apart.
-        let part = parts.join(format!("{}.{}.part", file.replace('/', "-"), remote.etag));
-        progress.start(&format!("downloading {file}"), remote.size);
-        let fetched = self.resume(url, remote, &part, progress);
-        progress.finish();
-        fetched?;
-        progress.start(&format!("verifying {file}"), remote.size);
-        let summed = digest::file(&part, &mut |bytes| progress.advance(bytes));
-        progress.finish();
-        let (sha256, bytes) = summed.map_err(StoreError::io("cannot read", &part))?;
-        if let Some(expected) = &remote.sha256
-            && let Err(error) = matches(file, expected, sha256.clone())
-        {
-            // Resuming from wrong bytes would fail for ever.
-            fs::remove_file(&part).map_err(StoreError::io("cannot remove", &part))?;
-            return Err(error);
-        }
-        let to = model.join(file);
-        if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder).map_err(StoreError::io("cannot create", folder))?;
-        }
-        fs::rename(&part, &to).map_err(StoreError::io("cannot move", &part))?;
-        Ok(Artefact { file: file.to_owned(), sha256, bytes })
+        Err(fault(url, "it changes while it is fetched; try again later"))
     }
 
     fn resume(&self, url: &str, remote: &Remote, part: &Path, progress: &mut dyn Progress) -> Result<(), StoreError> {
@@ -339,11 +460,10 @@ impl Hub {
             if remote.size == Some(have) {
                 return Ok(());
             }
-            let mut request = self.authorized(self.agent.get(url), url);
-            if have > 0 {
-                request = request.header("range", format!("bytes={have}-"));
-            }
-            let response = request.call().map_err(|error| fault(url, error))?;
+            let response = self.patiently(url, || {
+                let request = self.authorized(self.agent.get(url), url);
+                if have > 0 { request.header("range", format!("bytes={have}-")).call() } else { request.call() }
+            })?;
             match response.status().as_u16() {
                 206 if starts_at(response.headers(), have) => {}
                 200 => have = restart(&mut file).map_err(StoreError::io("cannot write", part))?,
@@ -351,7 +471,7 @@ impl Hub {
                     have = restart(&mut file).map_err(StoreError::io("cannot write", part))?;
                     continue;
                 }
-                _ => return Err(refused(url, &response)),
+                _ => return Err(self.refused(url, &response)),
             }
             let before = have;
             match receive(response, remote.size, &mut have, &mut file, progress) {
@@ -435,14 +555,4 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 fn fault(url: &str, why: impl std::fmt::Display) -> StoreError {
     StoreError::Fetch { what: url.to_owned(), why: why.to_string() }
-}
-
-fn refused(url: &str, response: &Response<Body>) -> StoreError {
-    let hint = match response.status().as_u16() {
-        401 | 403 => "; the repository may be gated: accept its terms and set HF_TOKEN",
-        404 => "; check the repository, the revision and the file's name",
-        429 => "; try again later, or set HF_TOKEN",
-        _ => "",
-    };
-    fault(url, format_args!("the hub answered {}{hint}", response.status()))
 }

@@ -38,6 +38,15 @@ impl Staging {
         self.root.join("model")
     }
 
+    /// Moves what was gathered elsewhere, for something to be made of it in [`Staging::model`].
+    pub(super) fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let (model, aside) = (self.model(), self.root.join("raw"));
+        remove_folder(&aside)?;
+        fs::rename(&model, &aside).map_err(StoreError::io("cannot move", &model))?;
+        fs::create_dir_all(&model).map_err(StoreError::io("cannot create", &model))?;
+        Ok(aside)
+    }
+
     /// Where parts are kept for a later attempt.
     pub(super) fn download(&self) -> PathBuf {
         self.root.join("download")

@@ -28,6 +28,19 @@ struct Hub {
     claim: Option<String>,
     /// Only requests with this token are answered.
     token: Option<String>,
+    /// Whether it says that the repository is gated.
+    gated: bool,
+    /// Whether bodies come whole whatever was asked for.
+    no_ranges: bool,
+    /// The length to claim instead of the true one.
+    length: Option<usize>,
+    /// The whole length to claim beside a range.
+    whole: Option<usize>,
+    /// How many answers to give that ask for patience, and how much.
+    busy: (usize, &'static str),
+    /// After how many bodies the content is another one.
+    change: Option<usize>,
+    bodies: usize,
     seen: Vec<Seen>,
 }
 
@@ -52,7 +65,7 @@ fn serve(hub: Hub) -> (HubEndpoint, Arc<Mutex<Hub>>) {
             std::thread::spawn(move || answer(stream, &hub));
         }
     });
-    (HubEndpoint { url, token }, hub)
+    (HubEndpoint { token, ..HubEndpoint::new(&url) }, hub)
 }
 
 fn answer(mut stream: TcpStream, hub: &Mutex<Hub>) -> Option<()> {
@@ -78,9 +91,20 @@ fn answer(mut stream: TcpStream, hub: &Mutex<Hub>) -> Option<()> {
     };
     let mut hub = hub.lock().unwrap();
     hub.seen.push(seen);
+    if hub.busy.0 > 0 {
+        hub.busy.0 -= 1;
+        let wait = hub.busy.1;
+        let head =
+            format!("HTTP/1.1 429 Slow\r\nretry-after: {wait}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        return stream.write_all(head.as_bytes()).ok();
+    }
     let expected = hub.token.as_ref().map(|token| format!("Bearer {token}"));
     if path.starts_with("/owner/") && expected.is_some() && headers.get("authorization") != expected.as_ref() {
-        return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+        let known = headers.contains_key("authorization");
+        let status = if known { "403 Forbidden" } else { "401 Unauthorized" };
+        let code = if hub.gated { "x-error-code: GatedRepo\r\n" } else { "" };
+        let head = format!("HTTP/1.1 {status}\r\n{code}content-length: 0\r\nconnection: close\r\n\r\n");
+        return stream.write_all(head.as_bytes()).ok();
     }
     let file = path.rsplit("/main/").next()?.rsplit(&format!("/{COMMIT}/")).next()?.rsplit("/cdn/").next()?.to_owned();
     let Some(body) = hub.files.get(&file).cloned() else {
@@ -92,21 +116,34 @@ fn answer(mut stream: TcpStream, hub: &Mutex<Hub>) -> Option<()> {
         let head = format!(
             "HTTP/1.1 302 Found\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\nx-repo-commit: {COMMIT}\r\n\
              location: http://localhost:{port}/cdn/{file}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            body.len()
+            hub.length.unwrap_or(body.len())
         );
         return stream.write_all(head.as_bytes()).ok();
     }
-    let start: usize = headers
-        .get("range")
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
-        .unwrap_or(0);
-    let status = if start > 0 {
-        format!("206 Partial Content\r\ncontent-range: bytes {start}-{}/{}", body.len() - 1, body.len())
-    } else {
-        "200 OK".to_owned()
+    hub.bodies += 1;
+    let changed = hub.change.is_some_and(|after| hub.bodies > after);
+    let range = headers.get("range").filter(|_| !hub.no_ranges);
+    let range = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let (start, end): (usize, usize) = match range {
+        Some((start, end)) => (start.parse().ok()?, end.parse().map_or(body.len(), |end: usize| end + 1)),
+        None => (0, body.len()),
     };
-    let rest = &body[start..];
-    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len());
+    if start >= body.len() {
+        return stream.write_all(b"HTTP/1.1 416 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    }
+    let end = end.min(body.len());
+    let status = match range {
+        Some(_) => {
+            let whole = hub.whole.unwrap_or(body.len());
+            format!("206 Partial Content\r\ncontent-range: bytes {start}-{}/{whole}", end - 1)
+        }
+        None => "200 OK".to_owned(),
+    };
+    let rest = &body[start..end];
+    let name = if changed { "new" } else { "old" };
+    let length = rest.len();
+    let head =
+        format!("HTTP/1.1 {status}\r\netag: \"{name}\"\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     let sent = if hub.cuts > 0 { rest.len() / 2 } else { rest.len() };
     hub.cuts = hub.cuts.saturating_sub(1);
     drop(hub);
@@ -364,4 +401,167 @@ fn a_repository_without_weights_says_what_it_has() {
     let reference: HubReference = "hf:owner/repo".parse().unwrap();
     let pulled = Store::open(folder.path()).pull_hub(&"x".parse().unwrap(), &reference, &endpoint, &mut NoProgress);
     assert!(pulled.unwrap_err().to_string().contains("model.Q4_0.gguf"));
+}
+
+/// A hub whose large file comes in eight parts.
+fn in_parts(hub: Hub) -> (HubEndpoint, Arc<Mutex<Hub>>) {
+    let (endpoint, hub) = serve(hub);
+    let part = std::num::NonZeroU64::new(weights().len() as u64 / 8 + 1).unwrap();
+    (HubEndpoint { part, ..endpoint }, hub)
+}
+
+fn pulled(endpoint: &HubEndpoint, store: &Store, progress: &mut dyn Progress) -> Result<(), StoreError> {
+    let installed = store.pull_hub(&name(), &reference(), endpoint, progress)?;
+    assert_eq!(installed.manifest.files[0].sha256, sum(&weights()));
+    store.verify(&name(), &mut NoProgress)
+}
+
+/// What was asked of the place where the bytes are.
+fn ranges(hub: &Mutex<Hub>) -> Vec<Option<String>> {
+    let seen = hub.lock().unwrap().seen.clone();
+    seen.into_iter().filter(|seen| seen.path.starts_with("/cdn/")).map(|seen| seen.range).collect()
+}
+
+#[test]
+fn a_large_file_comes_in_parts_that_cover_it_once() {
+    let (endpoint, hub) = in_parts(hub_with_weights());
+    let folder = tempfile::tempdir().unwrap();
+    pulled(&endpoint, &Store::open(folder.path()), &mut Total(0)).unwrap();
+    let mut asked: Vec<(usize, usize)> = ranges(&hub)
+        .into_iter()
+        .map(|range| {
+            let range = range.unwrap();
+            let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            (start.parse().unwrap(), end.parse().unwrap())
+        })
+        .collect();
+    asked.sort_unstable();
+    assert_eq!((asked.len(), asked[0].0, asked[7].1), (8, 0, weights().len() - 1));
+    assert!(asked.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{asked:?}");
+}
+
+#[test]
+fn a_server_without_ranges_gives_the_file_in_one_piece() {
+    let (endpoint, hub) = in_parts(Hub { no_ranges: true, ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    pulled(&endpoint, &Store::open(folder.path()), &mut NoProgress).unwrap();
+    assert_eq!(ranges(&hub).len(), 2, "one that was to be a part, and the whole");
+}
+
+#[test]
+fn parts_are_resumed_each_where_it_broke() {
+    let (endpoint, hub) = in_parts(Hub { cuts: 5, ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    pulled(&endpoint, &Store::open(folder.path()), &mut Total(0)).unwrap();
+    assert_eq!(ranges(&hub).len(), 8 + 5);
+}
+
+#[test]
+fn what_is_missing_of_each_part_is_noted_for_the_next_attempt() {
+    let (endpoint, hub) = in_parts(hub_with_weights());
+    let endpoint = HubEndpoint { connections: std::num::NonZeroUsize::new(2).unwrap(), ..endpoint };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    /// The server loses the file when a third of it has come.
+    struct Stops(Arc<Mutex<Hub>>, u64);
+    impl Progress for Stops {
+        fn start(&mut self, _: &str, _: Option<u64>) {}
+        fn advance(&mut self, bytes: u64) {
+            self.1 += bytes;
+            if self.1 > weights().len() as u64 / 3 {
+                self.0.lock().unwrap().files.clear();
+            }
+        }
+        fn finish(&mut self) {}
+    }
+    assert!(pulled(&endpoint, &store, &mut Stops(Arc::clone(&hub), 0)).is_err());
+    let before = ranges(&hub).len();
+    hub.lock().unwrap().files = hub_with_weights().files;
+    pulled(&endpoint, &store, &mut Total(0)).unwrap();
+    let after = ranges(&hub).len() - before;
+    assert!((1..8).contains(&after), "{after} parts were asked for again");
+    // What parts have left, one connection cannot go on with: it begins anew.
+    store.remove(&name()).unwrap();
+    assert!(pulled(&endpoint, &store, &mut Stops(Arc::clone(&hub), 0)).is_err());
+    hub.lock().unwrap().files = hub_with_weights().files;
+    let lonely = HubEndpoint { connections: std::num::NonZeroUsize::MIN, ..endpoint };
+    pulled(&lonely, &store, &mut Total(0)).unwrap();
+}
+
+#[test]
+fn content_that_changes_between_parts_is_begun_anew_once() {
+    // After the third body the file is another one: the parts so far are worth nothing.
+    let (endpoint, hub) = in_parts(Hub { change: Some(3), ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    pulled(&endpoint, &Store::open(folder.path()), &mut NoProgress).unwrap();
+    assert!(ranges(&hub).len() > 8);
+}
+
+#[test]
+fn lengths_that_lie_are_faults() {
+    let size = weights().len();
+    for (length, whole) in [(size * 2, None), (size - 1000, Some(size)), (size, Some(size + 1))] {
+        let (endpoint, _hub) = in_parts(Hub { length: Some(length), whole, ..hub_with_weights() });
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        let failed = pulled(&endpoint, &store, &mut NoProgress).unwrap_err().to_string();
+        assert!(failed.contains("bytes"), "{failed}");
+        assert!(store.list().unwrap().is_empty());
+    }
+    // One stream, cut at the length that was claimed: the sum tells.
+    let (endpoint, _hub) = serve(Hub { length: Some(size - 1000), ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let failed = pulled(&endpoint, &Store::open(folder.path()), &mut NoProgress);
+    assert!(matches!(failed, Err(StoreError::Mismatch { .. })), "{failed:?}");
+}
+
+#[test]
+fn a_busy_server_gets_the_time_that_it_asks_for() {
+    let (endpoint, _hub) = in_parts(Hub { busy: (3, "0"), ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    pulled(&endpoint, &Store::open(folder.path()), &mut NoProgress).unwrap();
+    let (endpoint, _hub) = in_parts(Hub { busy: (1, "86400"), ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let failed = pulled(&endpoint, &Store::open(folder.path()), &mut NoProgress).unwrap_err().to_string();
+    assert!(failed.contains("86400 s"), "{failed}");
+    let (endpoint, _hub) = in_parts(Hub { busy: (1000, "0"), ..hub_with_weights() });
+    let failed = pulled(&endpoint, &Store::open(folder.path()), &mut NoProgress).unwrap_err().to_string();
+    assert!(failed.contains("429") && failed.contains("HF_TOKEN"), "{failed}");
+}
+
+#[test]
+fn a_gated_repository_says_which_page_to_open_and_which_variable_to_set() {
+    let (endpoint, _hub) = serve(Hub { token: Some("secret".to_owned()), gated: true, ..hub_with_weights() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let page = format!("{}/owner/repository", endpoint.url);
+    let refusal = |token: Option<&str>| {
+        let endpoint = HubEndpoint { token: token.map(str::to_owned), ..endpoint.clone() };
+        pulled(&endpoint, &store, &mut NoProgress).unwrap_err().to_string()
+    };
+    let anonymous = refusal(None);
+    assert!(
+        anonymous.contains("is gated") && anonymous.contains(&page) && anonymous.contains("HF_TOKEN"),
+        "{anonymous}"
+    );
+    let other = refusal(Some("another"));
+    assert!(other.contains(&page) && other.contains("accept the terms") && !other.contains("another"), "{other}");
+    pulled(&endpoint, &store, &mut NoProgress).unwrap();
+}
+
+#[test]
+fn an_encoder_in_onnx_is_converted_on_the_way() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/onnx/int8");
+    let mut files = below(&fixture);
+    let graph = files.remove("model.onnx").unwrap();
+    files.insert("onnx/model.onnx".to_owned(), graph);
+    listed(&mut files, &["onnx/model_fp16.onnx", "pytorch_model.bin"]);
+    let (endpoint, _hub) = serve(Hub { files, ..Hub::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path());
+    let reference: HubReference = "hf:owner/repo".parse().unwrap();
+    let installed = store.pull_hub(&name(), &reference, &endpoint, &mut NoProgress).unwrap();
+    let names: Vec<_> = installed.manifest.files.iter().map(|file| file.file.as_str()).collect();
+    assert_eq!(names, ["config.json", "tokenizer.json", "model.safetensors"]);
+    store.verify(&name(), &mut NoProgress).unwrap();
 }

@@ -73,6 +73,8 @@ impl Listing {
             let shard =
                 |name: &&&str| name.starts_with("model-") && name.ends_with(".safetensors") && plain_file_name(name);
             wanted.extend(all.iter().filter(shard).map(|name| (*name).to_owned()));
+        } else if let Some(foreign) = foreign(&all) {
+            wanted.extend(foreign.iter().map(|name| (*name).to_owned()));
         } else {
             return Err(no_weights(&all));
         }
@@ -80,14 +82,27 @@ impl Listing {
     }
 }
 
+/// The weights in a form that becomes safetensors in the store: Whisper of CTranslate2, and encoders in ONNX.
+fn foreign(all: &BTreeSet<&str>) -> Option<&'static [&'static str]> {
+    const FORMS: [&[&str]; 4] =
+        [&["vocabulary.json", "model.bin"], &["vocabulary.txt", "model.bin"], &["onnx/model.onnx"], &["model.onnx"]];
+    FORMS.into_iter().find(|form| form.iter().all(|name| all.contains(name)))
+}
+
 fn no_weights(all: &BTreeSet<&str>) -> String {
-    let gguf: Vec<&str> = all.iter().copied().filter(|name| name.ends_with(".gguf")).collect();
+    let gguf: Vec<&str> = all.iter().copied().filter(|name| is_one_file(name)).collect();
     let shown = |names: &[&str]| names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
     if gguf.is_empty() {
         let names: Vec<&str> = all.iter().copied().collect();
         return format!("it has no model.safetensors and no GGUF file; among its files are {}", shown(&names));
     }
-    format!("it has GGUF files; put the name of one behind the repository: {}", shown(&gguf))
+    format!("it has files that are models each; put the name of one behind the repository: {}", shown(&gguf))
+}
+
+/// Whether a file alone is a model, by its name.
+fn is_one_file(name: &str) -> bool {
+    name.ends_with(".gguf")
+        || name.rsplit('/').next().is_some_and(|file| file.starts_with("ggml-") && file.ends_with(".bin"))
 }
 
 /// A model of several parts, each in a folder of its own.
@@ -151,8 +166,20 @@ mod tests {
     }
 
     #[test]
+    fn forms_that_are_converted_are_taken_where_there_is_no_other() {
+        let whisper = ["README.md", "config.json", "model.bin", "tokenizer.json", "vocabulary.txt"];
+        let taken = ["config.json", "tokenizer.json", "vocabulary.txt", "model.bin"];
+        assert_eq!(wanted(&whisper).unwrap(), taken);
+        let onnx = ["config.json", "onnx/model.onnx", "onnx/model_quantized.onnx", "tokenizer.json"];
+        assert_eq!(wanted(&onnx).unwrap(), ["config.json", "tokenizer.json", "onnx/model.onnx"]);
+        let both = wanted(&[&onnx[..], &["model.safetensors"]].concat()).unwrap();
+        assert_eq!(both, ["config.json", "tokenizer.json", "model.safetensors"]);
+    }
+
+    #[test]
     fn what_has_no_weights_is_told_by_what_it_has() {
         assert!(wanted(&["config.json", "a.Q4_0.gguf"]).unwrap_err().contains("a.Q4_0.gguf"));
+        assert!(wanted(&["ggml-tiny.bin", "ggml-base.bin"]).unwrap_err().contains("ggml-tiny.bin"));
         assert!(wanted(&["pytorch_model.bin"]).unwrap_err().contains("pytorch_model.bin"));
     }
 }
