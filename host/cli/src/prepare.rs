@@ -12,9 +12,9 @@ use anyhow::Context as _;
 use host_assets::{Assets, navigation_prefers_assets};
 use host_bindings::{Bindings, Grants, Resources, Services, Site, outbound};
 use host_config::{Device, LoadOptions, Main, ModelSource, Project};
+use host_inference::catalogue;
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalAdapter, LocalModel, LocalSource};
 use host_inference::store::{self, Store};
-use host_inference::{Task, backend, catalogue};
 use host_js::{BuildRequest, Builder, Built, Mapper, Progress as _, Toolchain};
 use host_runtime::{
     Compiled, Instances, Limits, MapStack, Runtime, RuntimeConfig, Script, ScriptEngine, Worker, WorkerConfig,
@@ -359,17 +359,15 @@ fn local_adapter(lora: &host_config::LoraEntry) -> LocalAdapter {
 fn local_model(model: &host_config::ModelEntry) -> LocalModel {
     LocalModel {
         name: model.name.clone(),
-        task: model.task.and_then(|task| task.as_str().parse::<Task>().ok()),
+        task: model.task,
         source: match &model.source {
             ModelSource::Mock(script) => LocalSource::Mock(script.clone()),
             ModelSource::Path(path) => LocalSource::Path(path.clone()),
             _ => LocalSource::Path(PathBuf::new()),
         },
         context: model.context,
-        pooling: model.pooling.map(|pooling| match pooling {
-            host_config::Pooling::Mean => backend::Pooling::Mean,
-            host_config::Pooling::Cls => backend::Pooling::Cls,
-        }),
+        pooling: model.pooling,
+        precision: model.precision,
         speculate: model.speculate,
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+pub use host_terms::{Pooling, Precision, Task};
 use serde::Serialize;
 
 use crate::diagnostic::quoted;
@@ -70,6 +71,8 @@ pub struct ModelEntry {
     pub context: Option<NonZeroUsize>,
     /// How token vectors become one embedding; the model's own if none. Key `pooling`.
     pub pooling: Option<Pooling>,
+    /// How a model of speech computes products; with its weights as they are if none. Key `precision`.
+    pub precision: Option<Precision>,
     /// Whether a text model guesses what its answer repeats, which changes no answer. Key `speculate`, default `false`.
     pub speculate: bool,
 }
@@ -85,109 +88,22 @@ pub enum ModelSource {
     Mock(serde_json::Value),
 }
 
-/// How token vectors become one embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pooling {
-    /// Their mean over the text's tokens.
-    Mean,
-    /// The vector of the first token.
-    Cls,
-}
-
-/// Task names as the binding file writes them, in the order of [`Task`].
-pub(crate) const TASKS: &[&str] = &[
-    "text-generation",
-    "text-embeddings",
-    "rerank",
-    "text-classification",
-    "translation",
-    "summarization",
-    "automatic-speech-recognition",
-    "text-to-speech",
-    "text-to-image",
-    "image-to-text",
-    "image-classification",
-    "object-detection",
-    "token-classification",
-    "zero-shot-image-classification",
-    "image-embeddings",
-];
-
-const TASK_VALUES: &[Task] = &[
-    Task::TextGeneration,
-    Task::TextEmbeddings,
-    Task::Rerank,
-    Task::TextClassification,
-    Task::Translation,
-    Task::Summarization,
-    Task::AutomaticSpeechRecognition,
-    Task::TextToSpeech,
-    Task::TextToImage,
-    Task::ImageToText,
-    Task::ImageClassification,
-    Task::ObjectDetection,
-    Task::TokenClassification,
-    Task::ZeroShotImageClassification,
-    Task::ImageEmbeddings,
-];
-
-/// What a model does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Task {
-    /// Text from a prompt or messages.
-    TextGeneration,
-    /// Vectors from texts.
-    TextEmbeddings,
-    /// Scores of texts for a query.
-    Rerank,
-    /// Labels of a text.
-    TextClassification,
-    /// Text in another language.
-    Translation,
-    /// A shorter text.
-    Summarization,
-    /// Text from speech.
-    AutomaticSpeechRecognition,
-    /// Speech from text.
-    TextToSpeech,
-    /// An image from text.
-    TextToImage,
-    /// Text from an image.
-    ImageToText,
-    /// Labels of an image.
-    ImageClassification,
-    /// Labelled boxes in an image.
-    ObjectDetection,
-    /// Labelled parts of a text.
-    TokenClassification,
-    /// How well each of the caller's own labels fits an image.
-    ZeroShotImageClassification,
-    /// Vectors of images and texts in one space.
-    ImageEmbeddings,
-}
-
-impl Task {
-    /// The name as the binding file writes it.
-    pub fn as_str(self) -> &'static str {
-        let at = TASK_VALUES.iter().position(|task| *task == self).unwrap_or_default();
-        TASKS.get(at).copied().unwrap_or_default()
+/// The names of tasks, as the binding file writes them.
+pub(crate) const TASKS: [&str; Task::ALL.len()] = {
+    let mut names = [""; Task::ALL.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = Task::ALL[at].name();
+        at += 1;
     }
+    names
+};
 
-    /// The task of this name.
-    pub fn from_name(name: &str) -> Option<Task> {
-        let at = TASKS.iter().position(|known| *known == name)?;
-        TASK_VALUES.get(at).copied()
-    }
-}
+/// The names of poolings.
+pub(crate) const POOLINGS: [&str; 3] = [Pooling::ALL[0].name(), Pooling::ALL[1].name(), Pooling::ALL[2].name()];
 
-impl std::fmt::Display for Task {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+/// The names of precisions.
+pub(crate) const PRECISIONS: [&str; 2] = [Precision::ALL[0].name(), Precision::ALL[1].name()];
 
 /// How many aliases may lead to one another. The bound keeps resolving a hostile file's aliases linear.
 const LONGEST_CHAIN: usize = 8;
@@ -386,16 +302,17 @@ pub(crate) fn check_name(name: &str, what: &str, span: Span, report: &mut Report
 fn model(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Option<Spanned<ModelEntry>> {
     let name = table.text("name");
     let source = model_source(table, span, directory, report);
-    let task = table.text("task").and_then(|(name, _)| Task::from_name(name));
-    let pooling = match table.text("pooling") {
-        Some(("mean", _)) => Some(Pooling::Mean),
-        Some(("cls", _)) => Some(Pooling::Cls),
-        _ => None,
-    };
-    if let (Some(task), Some(_), Some(entry)) = (task, pooling, table.get("pooling"))
-        && task != Task::TextEmbeddings
-    {
-        report.error(entry.key_span, format!("`pooling` is for `text-embeddings`; the task of this model is `{task}`"));
+    let task = table.text("task").and_then(|(name, _)| name.parse::<Task>().ok());
+    let pooling =
+        table.text("pooling").and_then(|(name, _)| Pooling::ALL.into_iter().find(|known| known.name() == name));
+    let precision =
+        table.text("precision").and_then(|(name, _)| Precision::ALL.into_iter().find(|known| known.name() == name));
+    for (key, only) in [("pooling", Task::TextEmbeddings), ("precision", Task::AutomaticSpeechRecognition)] {
+        if let (Some(task), Some(_), Some(entry)) = (task, table.text(key), table.get(key))
+            && task != only
+        {
+            report.error(entry.key_span, format!("`{key}` is for `{only}`; the task of this model is `{task}`"));
+        }
     }
     let (name, name_span) = name?;
     let named = check_model_name(name, name_span, report);
@@ -405,6 +322,7 @@ fn model(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Op
         source: source?,
         context: positive(table, "context").map(|context| context.value),
         pooling,
+        precision,
         speculate: table.boolean("speculate").unwrap_or(false),
     };
     named.then_some(Spanned { value: entry, span: name_span })
@@ -459,21 +377,6 @@ fn model_path(node: &Node, directory: &Path, report: &mut Report) -> Option<Mode
         Err(error) => {
             report.error(node.span, format!("{} cannot be read: {error}", quoted(text)));
             None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tasks_and_their_names_agree() {
-        assert_eq!(TASKS.len(), TASK_VALUES.len());
-        for name in TASKS {
-            let task = Task::from_name(name).unwrap();
-            assert_eq!(task.as_str(), *name);
-            assert_eq!(serde_json::to_value(task).unwrap(), *name);
         }
     }
 }

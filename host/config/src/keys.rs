@@ -178,7 +178,7 @@ const AI_IGNORED: &[&str] = &["remote", "staging", "experimental_remote"];
 pub static MODEL: Section = Section {
     keys: &[&[
         required("name", Takes::Text, "the name under which workers run the model"),
-        key("task", Takes::Choice(crate::ai::TASKS), "what the model does; default by its files"),
+        key("task", Takes::Choice(&crate::ai::TASKS), "what the model does; default by its files"),
         key("path", Takes::Text, "a GGUF file or a directory of safetensors, relative to the binding file"),
         key(
             "backend",
@@ -189,8 +189,15 @@ pub static MODEL: Section = Section {
         key("context", Takes::Whole(1, 1 << 24), "the context window in tokens; default the model's own"),
         key(
             "pooling",
-            Takes::Choice(&["mean", "cls"]),
-            "how token vectors become one embedding; default the model's own",
+            Takes::Choice(&crate::ai::POOLINGS),
+            "how token vectors become one embedding: their mean, the first token's or the last one's; default the model's \
+             own",
+        ),
+        key(
+            "precision",
+            Takes::Choice(&crate::ai::PRECISIONS),
+            "how a model of speech multiplies: \"float\" with its weights as they are, \"int8\" with eight-bit integers, \
+             faster and in less memory; default \"float\"",
         ),
         key(
             "speculate",

@@ -45,7 +45,7 @@ mod toml_syntax;
 mod tree;
 mod worker;
 
-pub use ai::{Ai, Device, ModelEntry, ModelSource, Pooling, Task};
+pub use ai::{Ai, Device, ModelEntry, ModelSource, Pooling, Precision, Task};
 pub use assets::{Assets, HtmlHandling, NotFoundHandling, PathGlob, RunWorkerFirst, Turn};
 pub use diagnostic::{Diagnostic, Faults, Severity};
 pub use explain::{Missing, explain_missing};

@@ -225,17 +225,7 @@ pub trait TextEmbeddings: Send + Sync + 'static {
     fn default_pooling(&self) -> Pooling;
 }
 
-/// How token states become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooling {
-    /// The mean over the text's tokens.
-    Mean,
-    /// The state of the first token.
-    Cls,
-    /// The state of the last token.
-    Last,
-}
+pub use host_terms::Pooling;
 
 /// The vectors of one call.
 #[derive(Debug, Clone, PartialEq)]

@@ -26,6 +26,7 @@ use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
 use crate::device::Placement;
 use crate::request::{ByteStream, RunOutput, RunRequest, RunResponse};
+use crate::speech::Precision;
 use crate::store::{self, Store};
 use crate::text::AdapterSource;
 use crate::{AiError, tasks};
@@ -93,6 +94,8 @@ pub struct LocalModel {
     pub context: Option<NonZeroUsize>,
     /// How an encoder's token states become one vector when a request does not say.
     pub pooling: Option<Pooling>,
+    /// How a model of speech computes products.
+    pub precision: Option<Precision>,
     /// Whether a text model guesses what its answer repeats; see [`crate::text::LoadOptions::speculation`].
     pub speculate: bool,
 }

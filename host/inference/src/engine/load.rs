@@ -168,8 +168,7 @@ fn speech(files: &Files, settings: &Settings) -> Result<Model, AiError> {
     let Layout::Safetensors(directory) = &files.layout else {
         return Err(AiError::model_unavailable("speech is read from a directory of safetensors, not from GGUF"));
     };
-    let precision = speech::Precision::default();
-    let settings = speech::Settings { threads: settings.threads, queue: settings.queue, precision };
+    let settings = speech::Settings { threads: settings.threads, queue: settings.queue, precision: files.precision };
     let recognizer = speech::Recognizer::load(directory, settings).map_err(AiError::model_unavailable)?;
     Ok(Model::SpeechRecognition(Arc::new(recognizer)))
 }

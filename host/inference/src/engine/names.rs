@@ -15,6 +15,7 @@ use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
 use crate::mock;
 use crate::nearest::nearest;
+use crate::speech::Precision;
 use crate::store::{self, Installed, Layout, ModelName, Store};
 
 /// A fault in the models' part of the configuration.
@@ -115,6 +116,7 @@ pub(super) struct Files {
     pub(super) bytes: u64,
     pub(super) context: Option<NonZeroUsize>,
     pub(super) pooling: Option<Pooling>,
+    pub(super) precision: Precision,
     pub(super) speculate: bool,
     pub(super) licence: Option<String>,
     pub(super) dimensions: Option<usize>,
@@ -257,7 +259,7 @@ pub(super) fn check_name(name: &str, faults: &mut Vec<ConfigFault>) {
 }
 
 fn local(model: LocalModel) -> Result<Known, ConfigFault> {
-    let LocalModel { name, task, source, context, pooling, speculate } = model;
+    let LocalModel { name, task, source, context, pooling, precision, speculate } = model;
     match source {
         LocalSource::Mock(script) => {
             let task = task.unwrap_or(Task::TextGeneration);
@@ -272,12 +274,17 @@ fn local(model: LocalModel) -> Result<Known, ConfigFault> {
                 let why = format!("the files hold a {} model; remove `task` or give other files", found.task);
                 return Err(ConfigFault::Files { name, why });
             }
+            if precision.is_some() && found.task != Task::AutomaticSpeechRecognition {
+                let why = format!("`precision` is for models of speech; the files hold a {} model", found.task);
+                return Err(ConfigFault::Files { name, why });
+            }
             let dimensions = found.dimensions;
             let files = Files {
                 layout: found.layout,
                 bytes: found.bytes,
                 context,
                 pooling,
+                precision: precision.unwrap_or_default(),
                 speculate,
                 licence: None,
                 dimensions,
@@ -299,6 +306,7 @@ fn from_store(installed: Installed) -> Known {
         bytes,
         context: manifest.context.and_then(NonZeroUsize::new),
         pooling: manifest.pooling,
+        precision: Precision::default(),
         speculate: false,
         licence: manifest.licence,
         dimensions: manifest.dimensions,

@@ -15,23 +15,14 @@ use std::path::Path;
 use host_kernels::isa::Isa;
 use host_kernels::threads::ThreadPool;
 
+pub use host_terms::Precision;
+
 use super::config::Config;
 use crate::tensors::Tensors;
 pub(crate) use decoder::{Cache, Row};
 use decoder::{Cross, Decoder};
 use encoder::Encoder;
 use matrix::Machine;
-
-/// How products are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// With weights as they are in the file and activations in float32.
-    #[default]
-    Float,
-    /// With weights in blocks of 32 eight-bit integers (Q8_0) and activations rounded to eight bits as well: some 1 % of
-    /// error in a product, half the memory of float16.
-    Int8,
-}
 
 /// A model's weights and the threads that compute with them.
 pub(crate) struct Network {

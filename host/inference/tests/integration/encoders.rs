@@ -229,6 +229,7 @@ fn engine(models: Vec<(&str, LocalSource, Option<Task>)>) -> (tempfile::TempDir,
             source,
             context: None,
             pooling: None,
+            precision: None,
             speculate: false,
         })
         .collect();

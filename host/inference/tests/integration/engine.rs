@@ -18,6 +18,7 @@ fn local(name: &str, path: &Path) -> LocalModel {
         source: LocalSource::Path(path.into()),
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     }
 }

@@ -51,6 +51,7 @@ fn config(folder: &Path, adapters: Vec<LocalAdapter>) -> EngineConfig {
         source: encoder(path),
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     });
     let mock = LocalSource::Mock(json!({ "reply": "x" }));
@@ -60,6 +61,7 @@ fn config(folder: &Path, adapters: Vec<LocalAdapter>) -> EngineConfig {
         source: mock,
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     });
     config

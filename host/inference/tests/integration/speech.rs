@@ -31,7 +31,15 @@ fn engine(models: Vec<(&str, Option<Task>, LocalSource)>) -> (tempfile::TempDir,
     let mut config = EngineConfig::new(folder.path().join("models"));
     config.threads = NonZeroUsize::new(2);
     for (name, task, source) in models {
-        let model = LocalModel { name: name.into(), task, source, context: None, pooling: None, speculate: false };
+        let model = LocalModel {
+            name: name.into(),
+            task,
+            source,
+            context: None,
+            pooling: None,
+            precision: None,
+            speculate: false,
+        };
         config.models.push(model);
     }
     (folder, Engine::new(config).unwrap())
@@ -237,4 +245,32 @@ async fn a_script_stands_in() {
             "vtt": "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nthree small words\n\n"
         })
     );
+}
+
+#[tokio::test]
+async fn eight_bit_products_hear_the_same_words_and_are_for_speech_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |name: &str, path: PathBuf| {
+        let mut config = EngineConfig::new(folder.path().join("models"));
+        let source = LocalSource::Path(path);
+        let precision = Some(host_inference::speech::Precision::Int8);
+        config.models = vec![LocalModel {
+            name: name.into(),
+            task: None,
+            source,
+            context: None,
+            pooling: None,
+            precision,
+            speculate: false,
+        }];
+        Engine::new(config)
+    };
+    let engine = with("ears", real("whisper-tiny.en")).unwrap();
+    let mut heard = with_bytes("ears", "", audio("jfk.flac"));
+    heard.inputs.insert("beam_size".into(), json!(1));
+    let answer = run(&engine, heard).await;
+    let words = |text: &str| text.to_lowercase().replace([',', '.'], "");
+    assert_eq!(words(answer["text"].as_str().unwrap()), words(SAID));
+    let refused = with("vectors", real("bge-small-en-v1.5")).err().unwrap().to_string();
+    assert!(refused.contains("`precision` is for models of speech"), "{refused}");
 }

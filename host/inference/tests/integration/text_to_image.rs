@@ -21,6 +21,7 @@ fn engine(models: &[(&str, LocalSource, Option<Task>)], aliases: &[(&str, &str)]
         source: source.clone(),
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     };
     let aliases: BTreeMap<_, _> = aliases.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();

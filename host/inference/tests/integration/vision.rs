@@ -31,7 +31,7 @@ fn settings() -> vision::Settings {
 }
 
 fn local(name: &str, source: LocalSource, task: Option<Task>) -> LocalModel {
-    LocalModel { name: name.into(), task, source, context: None, pooling: None, speculate: false }
+    LocalModel { name: name.into(), task, source, context: None, pooling: None, precision: None, speculate: false }
 }
 
 fn engine(models: Vec<LocalModel>) -> Engine {
