@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use host_config::FILE_NAMES;
 use host_inference::engine::{Engine, EngineConfig};
-use host_inference::store::Store;
+use host_inference::store::{HubEndpoint, Store};
 use host_inference::{RunRequest, Task, catalogue};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Map;
@@ -27,7 +27,7 @@ pub(crate) fn run(command: AiCommand) -> Done {
     let store = Store::open(directory);
     let absent = catalogue::entry(&resolved.name).is_some() && store.find(&resolved.name.parse()?)?.is_none();
     if args.pull && absent {
-        models::pull(&store, std::slice::from_ref(&resolved.name), None)?;
+        models::pull(&store, std::slice::from_ref(&resolved.name), None, &HubEndpoint::from_env())?;
     }
     let (mut inputs, attachments) = inputs::of(resolved.task, &args).map_err(Failed::usage)?;
     if resolved.task == Task::TextGeneration && !args.json {

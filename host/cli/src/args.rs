@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use host_inference::store::HubEndpoint;
 
 /// Serves WebAssembly components as HTTP workers, with inference on this machine.
 #[derive(Debug, Parser)]
@@ -329,14 +331,31 @@ pub(crate) enum ModelsCommand {
     #[command(after_help = "\
 Examples:
   host models list --installed
-  host models list --task text-embeddings --json")]
+  host models list --task text-embeddings --json
+  host models list --licence apache")]
     List {
         /// Only those that do this task.
         #[arg(long)]
         task: Option<String>,
+        /// Only those whose licence has this in its name, in either case.
+        #[arg(long)]
+        licence: Option<String>,
         /// Only those on this machine.
         #[arg(long)]
         installed: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what is known of a model.
+    #[command(after_help = "\
+Examples:
+  host models info whisper-tiny.en
+  host models info @cf/meta/llama-3.1-8b-instruct --json")]
+    Info {
+        /// A name of `host models list`.
+        #[arg(value_name = "MODEL")]
+        model: String,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -345,9 +364,11 @@ Examples:
     #[command(after_help = "\
 Examples:
   host models pull smollm2-135m-instruct
+  host models pull @cf/baai/bge-base-en-v1.5
   host models pull hf:OWNER/REPOSITORY --as my-model
   host models pull hf:OWNER/REPOSITORY/FILE.gguf --as my-model
-HF_TOKEN opens gated repositories, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids all of them.")]
+HF_TOKEN opens gated repositories, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids all of them.
+What has arrived of an interrupted pull is used by the next one.")]
     Pull {
         /// Names of the catalogue (`host models list`), or one `hf:OWNER/REPOSITORY[@REVISION][/FILE]`.
         #[arg(required = true, value_name = "MODEL")]
@@ -355,16 +376,22 @@ HF_TOKEN opens gated repositories, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 
         /// The name to give a model of a hub repository.
         #[arg(long = "as", value_name = "NAME")]
         name: Option<String>,
+        /// Connections to a hub that a large file comes over, 1 to 16.
+        #[arg(long, value_name = "COUNT", env = "HOST_PULL_CONNECTIONS", default_value_t = HubEndpoint::CONNECTIONS, value_parser = connections)]
+        connections: NonZeroUsize,
     },
     /// Put weights of your own into the store.
     #[command(after_help = "\
 Examples:
   host models import my-model ./my-model.Q4_0.gguf
-  host models import my-encoder ./my-encoder --task text-embeddings")]
+  host models import my-encoder ./my-encoder --task text-embeddings
+  host models import whisper-base ./ggml-base.bin
+  host models import whisper-small ./faster-whisper-small")]
     Import {
         /// The name that workers will use.
         name: String,
-        /// A GGUF file, or a folder with config.json, tokenizer.json and model.safetensors.
+        /// A GGUF file, or a folder with config.json, tokenizer.json and model.safetensors. Converted on the way: Whisper of
+        /// whisper.cpp (ggml-….bin), of CTranslate2 (model.bin) and in GGUF, and encoders in ONNX, floats or int8.
         path: PathBuf,
         /// What it does; found from its files when absent.
         #[arg(long)]
@@ -382,6 +409,12 @@ Examples:
         #[arg(required = true, value_name = "MODEL")]
         models: Vec<String>,
     },
+}
+
+fn connections(text: &str) -> Result<NonZeroUsize, String> {
+    let most = HubEndpoint::MAX_CONNECTIONS;
+    let count = text.parse().ok().filter(|count| *count <= most);
+    count.ok_or_else(|| format!("{text:?} is no number from 1 to {most}"))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

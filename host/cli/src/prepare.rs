@@ -114,7 +114,7 @@ pub(crate) fn have_models(project: &Project, pull: bool) -> Done {
         return Ok(());
     }
     if pull || project.ai.pull {
-        models::pull(&Store::open(models_directory(project)), &missing, None)?;
+        models::pull(&Store::open(models_directory(project)), &missing, None, &store::HubEndpoint::from_env())?;
         return Ok(());
     }
     let bytes = missing.iter().filter_map(|name| catalogue::entry(name)).map(|entry| entry.package.bytes).sum();

@@ -1,8 +1,10 @@
 //! The names the host knows without being told, and where the weights behind them can be had.
 //!
-//! Two lists, kept as data in `catalogue.json`: small models that any machine with pip can fetch, pinned to a package
-//! version and to sha256 sums, and the names that programs written for Cloudflare use, with the open repository each
-//! was made from. The second list fetches nothing; it lets the engine tell an absent model from a misspelt one.
+//! Two lists, kept as data: small models that any machine with pip can fetch, pinned to a package version and to sha256
+//! sums (`catalogue.json`), and the names that programs written for Cloudflare use, with the open repository each was
+//! made from and what its publisher says of it (`catalogue/hosted.json`). Nothing of the second list is fetched unasked;
+//! it lets the engine tell an absent model from a misspelt one, and a person fetch it by its name. What is not publicly
+//! known stands as absent, and sizes are those that publishers round to.
 
 use std::sync::LazyLock;
 
@@ -106,17 +108,72 @@ pub struct Hosted {
     pub task: Task,
     /// The hub repository of the open weights it was made from.
     pub repository: String,
+    /// The revision there; `main` where no certain one is known to be Cloudflare's.
+    pub revision: String,
+    /// The licence of the weights: an SPDX expression, or the name that the hub has for it.
+    pub licence: Option<String>,
+    /// Tokens of context.
+    pub context: Option<usize>,
+    /// The length of an encoder's vectors.
+    pub dimensions: Option<usize>,
+    /// Parameters, rounded as its publisher does.
+    pub parameters: Option<u64>,
+    /// Whether the hub gives the weights only to those who have accepted terms.
+    pub gated: Option<bool>,
+}
+
+/// A repository with all names that lead to it: one for each form in which Cloudflare serves it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Served {
+    names: Vec<String>,
+    task: Task,
+    repository: String,
+    #[serde(default)]
+    revision: Option<String>,
+    #[serde(default)]
+    licence: Option<String>,
+    #[serde(default)]
+    context: Option<usize>,
+    #[serde(default)]
+    dimensions: Option<usize>,
+    #[serde(default)]
+    parameters: Option<u64>,
+    #[serde(default)]
+    gated: Option<bool>,
+}
+
+impl Served {
+    fn hosted(self) -> impl Iterator<Item = Hosted> {
+        let names = self.names.clone();
+        names.into_iter().map(move |name| Hosted {
+            name,
+            task: self.task,
+            repository: self.repository.clone(),
+            revision: self.revision.clone().unwrap_or_else(|| "main".to_owned()),
+            licence: self.licence.clone(),
+            context: self.context,
+            dimensions: self.dimensions,
+            parameters: self.parameters,
+            gated: self.gated,
+        })
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Data {
     entries: Vec<Entry>,
-    hosted: Vec<Hosted>,
 }
 
 static DATA: LazyLock<Data> = LazyLock::new(|| {
     serde_json::from_str(include_str!("catalogue.json")).expect("the catalogue compiled into this program is sound")
+});
+
+static HOSTED: LazyLock<Vec<Hosted>> = LazyLock::new(|| {
+    let served: Vec<Served> = serde_json::from_str(include_str!("catalogue/hosted.json"))
+        .expect("the catalogue compiled into this program is sound");
+    served.into_iter().flat_map(Served::hosted).collect()
 });
 
 /// The models that can be pulled.
@@ -131,7 +188,12 @@ pub fn entry(name: &str) -> Option<&'static Entry> {
 
 /// The names of models that are known here and that the catalogue cannot fetch.
 pub fn hosted() -> &'static [Hosted] {
-    &DATA.hosted
+    &HOSTED
+}
+
+/// What is known of that name of Cloudflare's.
+pub fn hosted_as(name: &str) -> Option<&'static Hosted> {
+    hosted().iter().find(|hosted| hosted.name == name)
 }
 
 /// The small model that can stand in for a large one of the same task, where the catalogue has one.
@@ -161,6 +223,38 @@ mod tests {
             assert!(names.insert(name), "{name} stands twice");
             assert!(name.parse::<crate::store::ModelName>().is_ok(), "{name} is no model name");
         }
+    }
+
+    /// The lines of a list that are no comments.
+    fn lines(text: &str) -> impl Iterator<Item = &str> {
+        text.lines().filter(|line| !line.starts_with('#'))
+    }
+
+    #[test]
+    fn every_name_of_the_published_types_is_here_or_left_out_for_a_reason() {
+        let left_out: Vec<(&str, &str)> =
+            lines(include_str!("catalogue/left_out.txt")).map(|line| line.split_once("  ").unwrap()).collect();
+        let published: HashSet<&str> = lines(include_str!("catalogue/workers-types.txt")).collect();
+        assert!(published.len() > 90);
+        for name in &published {
+            let reason = left_out.iter().any(|(known, _)| known == name);
+            assert!(hosted_as(name).is_some() != reason, "{name} stands in one of the two lists");
+        }
+        assert!(left_out.iter().all(|(name, why)| published.contains(name) && why.len() > 10));
+    }
+
+    #[test]
+    fn what_is_known_of_a_name_is_possible() {
+        for hosted in hosted() {
+            let Hosted { name, repository, .. } = hosted;
+            let reference = format!("hf:{repository}@{}", hosted.revision);
+            assert!(reference.parse::<crate::store::HubReference>().is_ok(), "{name}: {reference}");
+            assert!(hosted.parameters.is_none_or(|count| (1_000_000..10_000_000_000_000).contains(&count)), "{name}");
+            assert_eq!(hosted.task == Task::TextEmbeddings, hosted.dimensions.is_some(), "{name}");
+            assert!(hosted.context.is_none_or(|context| context >= 256), "{name}");
+        }
+        let same = |a: &str, b: &str| hosted_as(a).unwrap().repository == hosted_as(b).unwrap().repository;
+        assert!(same("@cf/meta/llama-3.1-8b-instruct", "@cf/meta/llama-3.1-8b-instruct-awq"));
     }
 
     #[test]

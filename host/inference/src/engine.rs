@@ -165,6 +165,12 @@ pub struct ModelInfo {
     pub bytes: Option<u64>,
     /// The hub repository of the open weights, as information.
     pub repository: Option<String>,
+    /// The revision there that the name stands for.
+    pub revision: Option<String>,
+    /// Parameters, rounded as its publisher does.
+    pub parameters: Option<u64>,
+    /// Whether the hub gives the weights only to those who have accepted terms.
+    pub gated: Option<bool>,
 }
 
 /// Whether a model can answer.
@@ -254,7 +260,7 @@ impl Engine {
         let request_id = request_id();
         let lease = self.lease(&request.model).await?;
         tracing::debug!(request_id, tenant = %request.tenant.0, model = lease.name(), "ai run");
-        let model = match catalogue::hosted().iter().find(|hosted| hosted.name == request.model) {
+        let model = match catalogue::hosted_as(&request.model) {
             // An alias: what the name does counts, where the model behind it can be asked for that.
             Some(hosted) => tasks::prompted::as_task(lease.model(), hosted.task),
             None => lease.model(),
@@ -284,6 +290,11 @@ impl Engine {
             }
         }
         models
+    }
+
+    /// A known name that looks like `name`.
+    pub fn nearest(&self, name: &str) -> Option<String> {
+        self.0.directory.nearest(name)
     }
 
     /// What `name` stands for, aliases followed; `None` when nothing here has that name.

@@ -174,7 +174,7 @@ impl Directory {
     /// What a request that names `name` wants done: what the model behind it does, unless `name` itself is one of
     /// Cloudflare's that does something which a language model behind it can be asked for.
     pub(super) fn task(&self, name: &str, behind: Task) -> Task {
-        let own = catalogue::hosted().iter().find(|hosted| hosted.name == name).map(|hosted| hosted.task);
+        let own = catalogue::hosted_as(name).map(|hosted| hosted.task);
         own.filter(|own| behind == Task::TextGeneration && behind.serves(*own)).unwrap_or(behind)
     }
 
@@ -196,7 +196,7 @@ impl Directory {
         if let Some(entry) = catalogue::entry(name) {
             return Some(Known { name: name.to_owned(), task: entry.task, source: Source::Package(entry) });
         }
-        let hosted = catalogue::hosted().iter().find(|hosted| hosted.name == name)?;
+        let hosted = catalogue::hosted_as(name)?;
         Some(Known { name: name.to_owned(), task: hosted.task, source: Source::Hosted(hosted) })
     }
 
@@ -221,17 +221,21 @@ impl Directory {
 
     fn info(&self, known: Known) -> ModelInfo {
         let entry = catalogue::entry(&known.name);
+        let hosted = catalogue::hosted_as(&known.name);
         let stands_for = |(alias, target): (&String, &String)| (*target == known.name).then(|| alias.clone());
         let mut info = ModelInfo {
             aliases: self.aliases.iter().filter_map(stands_for).collect(),
             name: known.name,
             task: known.task,
             availability: Availability::Absent,
-            context: entry.map(|entry| entry.context),
-            dimensions: entry.and_then(|entry| entry.dimensions),
-            licence: entry.map(|entry| entry.licence.clone()),
+            context: entry.map(|entry| entry.context).or(hosted.and_then(|hosted| hosted.context)),
+            dimensions: entry.and_then(|entry| entry.dimensions).or(hosted.and_then(|hosted| hosted.dimensions)),
+            licence: entry.map(|entry| entry.licence.clone()).or(hosted.and_then(|hosted| hosted.licence.clone())),
             bytes: None,
-            repository: entry.map(|entry| entry.repository.clone()),
+            repository: entry.map(|entry| &entry.repository).or(hosted.map(|hosted| &hosted.repository)).cloned(),
+            revision: hosted.map(|hosted| hosted.revision.clone()),
+            parameters: hosted.and_then(|hosted| hosted.parameters),
+            gated: hosted.and_then(|hosted| hosted.gated),
         };
         match known.source {
             Source::Files(files) => {
@@ -246,7 +250,7 @@ impl Directory {
                 info.availability = Availability::Pullable;
                 info.bytes = Some(entry.package.bytes);
             }
-            Source::Hosted(hosted) => info.repository = Some(hosted.repository.clone()),
+            Source::Hosted(_) => {}
         }
         info
     }
