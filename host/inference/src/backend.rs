@@ -9,6 +9,7 @@ mod rerank;
 mod speech_recognition;
 mod summarization;
 mod text_to_image;
+mod text_to_speech;
 mod translation;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use rerank::*;
 pub use speech_recognition::*;
 pub use summarization::*;
 pub use text_to_image::*;
+pub use text_to_speech::*;
 pub use translation::*;
 
 /// A model that is ready to compute.
@@ -52,6 +54,8 @@ pub enum Model {
     ImageEmbeddings(Arc<dyn ImageEmbeddings>),
     /// Speech to text.
     SpeechRecognition(Arc<dyn SpeechRecognition>),
+    /// Text to speech.
+    TextToSpeech(Arc<dyn TextToSpeech>),
     /// Translation.
     Translation(Arc<dyn Translation>),
     /// Summarization.

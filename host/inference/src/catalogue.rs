@@ -106,7 +106,7 @@ pub struct Hosted {
     pub name: String,
     /// What it does.
     pub task: Task,
-    /// The hub repository of the open weights it was made from.
+    /// The hub repository of the open weights it was made from, or of what can stand in for them.
     pub repository: String,
     /// The revision there; `main` where no certain one is known to be Cloudflare's.
     pub revision: String,
@@ -120,6 +120,9 @@ pub struct Hosted {
     pub parameters: Option<u64>,
     /// Whether the hub gives the weights only to those who have accepted terms.
     pub gated: Option<bool>,
+    /// Whether the repository is another model's, of the same task: those of the name are closed, or of a kind that is
+    /// not read here.
+    pub stands_in: bool,
 }
 
 /// A repository with all names that lead to it: one for each form in which Cloudflare serves it.
@@ -141,6 +144,8 @@ struct Served {
     parameters: Option<u64>,
     #[serde(default)]
     gated: Option<bool>,
+    #[serde(default)]
+    stands_in: bool,
 }
 
 impl Served {
@@ -156,6 +161,7 @@ impl Served {
             dimensions: self.dimensions,
             parameters: self.parameters,
             gated: self.gated,
+            stands_in: self.stands_in,
         })
     }
 }

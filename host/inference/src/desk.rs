@@ -85,7 +85,28 @@ impl<M: Send + 'static> Desk<M> {
         deadline: Option<Instant>,
         work: impl FnOnce(&mut M, &Ticket) -> Result<T, AiError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, AiError>> {
-        self.lines.wait(tenant, deadline, move |reply| {
+        self.queue(tenant, deadline, true, work)
+    }
+
+    /// As [`Self::run`], for the next part of work of which the first is done: it waits for its turn, but a full line
+    /// does not refuse it.
+    pub(crate) fn go_on<T: Send + 'static>(
+        &self,
+        tenant: Tenant,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&mut M, &Ticket) -> Result<T, AiError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, AiError>> {
+        self.queue(tenant, deadline, false, work)
+    }
+
+    fn queue<T: Send + 'static>(
+        &self,
+        tenant: Tenant,
+        deadline: Option<Instant>,
+        bounded: bool,
+        work: impl FnOnce(&mut M, &Ticket) -> Result<T, AiError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, AiError>> {
+        self.lines.queue(tenant, deadline, bounded, move |reply| {
             Box::new(move |model: &mut M, ticket: &Ticket| {
                 let done = catch_unwind(AssertUnwindSafe(|| ticket.check().and_then(|()| work(model, ticket))));
                 let done = done.unwrap_or_else(|_| {
@@ -143,10 +164,21 @@ impl<W> Lines<W> {
         deadline: Option<Instant>,
         make: impl FnOnce(oneshot::Sender<Result<T, AiError>>) -> W,
     ) -> BoxFuture<'static, Result<T, AiError>> {
+        self.queue(tenant, deadline, true, make)
+    }
+
+    /// As [`Self::wait`]; a full line refuses only what is `bounded`.
+    fn queue<T: Send + 'static>(
+        &self,
+        tenant: Tenant,
+        deadline: Option<Instant>,
+        bounded: bool,
+        make: impl FnOnce(oneshot::Sender<Result<T, AiError>>) -> W,
+    ) -> BoxFuture<'static, Result<T, AiError>> {
         let (reply, answer) = oneshot::channel();
         let left = Arc::new(AtomicBool::new(false));
         let ticket = Ticket { left: left.clone(), deadline };
-        let queued = self.push(Waiting { tenant, ticket, work: make(reply) });
+        let queued = self.push(Waiting { tenant, ticket, work: make(reply) }, bounded);
         // Made here, so that a future that is never polled tells too.
         let leave = Leave(left);
         async move {
@@ -164,8 +196,8 @@ impl<W> Lines<W> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False if there is no room.
-    fn push(&self, waiting: Waiting<W>) -> bool {
+    /// False if there is no room where the line is `bounded`, or nobody works any more.
+    fn push(&self, waiting: Waiting<W>, bounded: bool) -> bool {
         let mut state = self.lock();
         if state.closed {
             return false;
@@ -175,7 +207,7 @@ impl<W> Lines<W> {
         if line.len() >= self.bound {
             line.retain(|waiting| waiting.ticket.check().is_ok());
         }
-        if line.len() >= self.bound {
+        if bounded && line.len() >= self.bound {
             return false;
         }
         line.push_back(waiting);
@@ -314,6 +346,17 @@ mod tests {
         let three = ask("a");
         drop(go);
         assert_eq!((two.await, three.await, other.await), (Ok(()), Ok(()), Ok(())));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_goes_on_is_not_refused() {
+        let (desk, go) = busy(TWO);
+        let (one, two) = (desk.run("a".into(), None, |_, _| Ok(())), desk.run("a".into(), None, |_, _| Ok(())));
+        let on = desk.go_on("a".into(), None, |_, _| Ok(()));
+        let refused = desk.run("a".into(), None, |_, _| Ok(()));
+        assert_eq!(refused.await.map_err(|error| error.code), Err(3040));
+        drop(go);
+        assert_eq!((one.await, two.await, on.await), (Ok(()), Ok(()), Ok(())));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,6 @@ mod config;
 mod files;
 mod flux;
 mod layers;
-mod noise;
 mod painter;
 mod pipeline;
 mod resnet;

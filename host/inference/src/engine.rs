@@ -345,6 +345,16 @@ impl Engine {
 
 /// The name is known, the weights are not here: say how to get them and, where a small model does the same, how to let it.
 fn hosted_elsewhere(known: &Known, hosted: &catalogue::Hosted) -> AiError {
+    if hosted.stands_in {
+        let short = hosted.repository.rsplit('/').next().unwrap_or("NAME");
+        return AiError::model_unavailable(format_args!(
+            "the weights of {name} cannot be had or are not read here. Let another model stand in for it with\n  \
+             host models pull hf:{repository} --as {short}\nand by adding to the binding file\n  \
+             [ai.aliases]\n  \"{name}\" = \"{short}\"",
+            name = known.name,
+            repository = hosted.repository,
+        ));
+    }
     let (name, repository) = (&known.name, &hosted.repository);
     let small = catalogue::stand_in(known.task).map_or(String::new(), |stand_in| {
         format!(

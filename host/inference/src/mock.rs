@@ -14,6 +14,7 @@
 //! | `tokens` | text | the answer's words are repeated or cut to this many | as the reply has |
 //! | `delay_ms` | both | pause before each token, or before the vectors | 0 |
 //! | `fail` | both | `{ code, message?, after? }`: fail with this error, `after` so many tokens | none |
+//! | `delay_ms`, `fail` | speaking | as for text; each word is a tenth of a second of a tone | |
 //! | `delay_ms`, `fail` | pictures | as above; the picture is stripes that prompt and seed determine | |
 //! | `dimensions` | embeddings | length of a vector | 384 |
 //! | `labels` | classification | the labels | `NEGATIVE`, `POSITIVE`; `MISC` for words |
@@ -25,6 +26,8 @@ mod images;
 mod speech_recognition;
 
 mod text_to_image;
+
+mod text_to_speech;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +50,7 @@ pub use encoders::{MockClassification, MockRerank};
 pub use images::MockImages;
 
 pub use text_to_image::MockPictures;
+pub use text_to_speech::MockVoice;
 
 /// A script that cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

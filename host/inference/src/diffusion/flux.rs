@@ -13,11 +13,11 @@ use super::clip::Clip;
 use super::config::Config;
 use super::files::Parts;
 use super::layers::{Check, Compute, Plane};
-use super::noise::Noise;
 use super::pipeline::{Drawing, no_numbers, rgb};
 use super::vae::Vae;
 use super::words::Words;
 use crate::AiError;
+use crate::noise::Noise;
 use t5::{Pieces, T5};
 use transformer::Transformer;
 

@@ -9,12 +9,12 @@ use image::imageops::FilterType;
 use super::clip::Clip;
 use super::files::Parts;
 use super::layers::{Check, Compute, Plane};
-use super::noise::Noise;
 use super::schedule::{Schedule, Steps};
 use super::unet::{Condition, Moment, Unet};
 use super::vae::Vae;
 use super::words::Words;
 use crate::AiError;
+use crate::noise::Noise;
 
 /// A text-to-image model of the Stable Diffusion family, ready to compute on the thread that calls it.
 pub struct Pipeline {

@@ -14,7 +14,7 @@ use crate::catalogue::Task;
 use crate::device::{self, Placement};
 use crate::store::{Layout, read_config};
 use crate::text::AdapterSource;
-use crate::{diffusion, encoder, mock, seq2seq, speech, tasks, text, vision};
+use crate::{diffusion, encoder, mock, seq2seq, speech, synthesis, tasks, text, vision};
 
 /// What all models of an engine share.
 #[derive(Clone)]
@@ -114,6 +114,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
             ))),
         },
         Plan::Files { task: Task::AutomaticSpeechRecognition, files, .. } => speech(&files, settings),
+        Plan::Files { task: Task::TextToSpeech, files, .. } => synthesizer(&files.layout, settings),
         Plan::Files { task: Task::TextToImage, files, .. } => painter(&files.layout, settings),
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
@@ -171,6 +172,18 @@ fn speech(files: &Files, settings: &Settings) -> Result<Model, AiError> {
     let settings = speech::Settings { threads: settings.threads, queue: settings.queue, precision: files.precision };
     let recognizer = speech::Recognizer::load(directory, settings).map_err(AiError::model_unavailable)?;
     Ok(Model::SpeechRecognition(Arc::new(recognizer)))
+}
+
+/// A model that speaks, out of a folder of safetensors.
+fn synthesizer(layout: &Layout, settings: &Settings) -> Result<Model, AiError> {
+    let Layout::Safetensors(directory) = layout else {
+        return Err(AiError::model_unavailable(
+            "models that speak are read from a directory of safetensors, not from GGUF",
+        ));
+    };
+    let settings = synthesis::Settings { threads: settings.threads, queue: settings.queue };
+    let synthesizer = synthesis::Synthesizer::load(directory, settings).map_err(AiError::model_unavailable)?;
+    Ok(Model::TextToSpeech(Arc::new(synthesizer)))
 }
 
 /// A model that draws, out of a folder with `model_index.json`.
@@ -231,8 +244,8 @@ fn scripted(task: Task, script: &Value) -> Result<Model, AiError> {
         Task::AutomaticSpeechRecognition => {
             Model::SpeechRecognition(Arc::new(mock::MockSpeech::new(script).map_err(fault)?))
         }
+        Task::TextToSpeech => Model::TextToSpeech(Arc::new(mock::MockVoice::new(script).map_err(fault)?)),
         Task::TextToImage => Model::TextToImage(Arc::new(mock::MockPictures::new(script).map_err(fault)?)),
-        other => return Err(AiError::model_unavailable(format_args!("no script can stand in for {other} yet"))),
     })
 }
 

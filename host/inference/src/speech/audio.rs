@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use resample::Resampler;
+pub(crate) use resample::Resampler;
 use source::Source;
 
 /// Samples of a second.

@@ -14,6 +14,7 @@ use crate::catalogue::Task;
 use crate::diffusion::{PIPELINES, Parts};
 use crate::encoder;
 use crate::seq2seq;
+use crate::synthesis;
 use crate::text::decoder::hugging_face::MODEL_TYPES;
 use crate::vision;
 
@@ -135,14 +136,15 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         Some(known) if encoder::MODEL_TYPES.contains(&known) => encoder::task(&config),
         Some(looks) if vision::task(looks).is_some() => return pictures(path, looks),
         Some("whisper") => Task::AutomaticSpeechRecognition,
+        Some(synthesis::MODEL_TYPE) => Task::TextToSpeech,
         Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
         Some("bart") => Task::Summarization,
         Some(known) if seq2seq::config::MODEL_TYPES.contains(&known) => Task::Translation,
         Some(other) => {
             let (encoders, known) = (encoder::MODEL_TYPES.join(", "), MODEL_TYPES.join(", "));
             let why = format!(
-                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, whisper, the language \
-                 models {known}, the encoder-decoders {} and the models of pictures {} from safetensors",
+                "its config.json says model_type {other:?}; this host reads the encoders {encoders}, whisper, vits, the \
+                 language models {known}, the encoder-decoders {} and the models of pictures {} from safetensors",
                 seq2seq::config::MODEL_TYPES.join(", "),
                 vision::MODEL_TYPES.map(|(name, _)| name).join(", ")
             );
@@ -150,7 +152,8 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         }
         None => return Err(refuse(path, "its config.json has no model_type".to_owned())),
     };
-    let mut files: Vec<_> = ["config.json", "tokenizer.json"].map(|name| path.join(name)).into();
+    let tokens = if task == Task::TextToSpeech { "vocab.json" } else { "tokenizer.json" };
+    let mut files: Vec<_> = ["config.json", tokens].map(|name| path.join(name)).into();
     if matches!(task, Task::Translation | Task::Summarization) {
         // Their tokenizers have several forms; which of them are there is the loader's matter.
         files.retain(|file| file.exists());
@@ -160,6 +163,10 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
     }
     let beside = [INDEX, "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
     files.extend(beside.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
+    if task == Task::TextToSpeech {
+        let beside = ["special_tokens_map.json", "added_tokens.json"];
+        files.extend(beside.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
+    }
     let weights = weight_files(path)?;
     for file in &weights {
         check_safetensors(file).map_err(|why| refuse(file, why))?;

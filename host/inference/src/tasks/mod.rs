@@ -14,6 +14,7 @@ pub mod summarization;
 pub mod text_embeddings;
 pub mod text_generation;
 pub mod text_to_image;
+pub mod text_to_speech;
 pub(crate) mod tools;
 pub mod translation;
 
@@ -39,6 +40,7 @@ pub(crate) async fn run(model: Model, request: RunRequest) -> Result<RunOutput, 
         Model::ImageToText(model) => images::describe(model, request).await,
         Model::ImageEmbeddings(model) => images::compare(model, request).await,
         Model::SpeechRecognition(model) => speech_recognition::run(model, request).await,
+        Model::TextToSpeech(model) => text_to_speech::run(model, request).await,
         Model::Translation(model) => translation::run(&*model, request).await,
         Model::Summarization(model) => summarization::run(&*model, request).await,
         Model::TextToImage(model) => text_to_image::run(model, request).await,

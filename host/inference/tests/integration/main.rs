@@ -17,4 +17,5 @@ mod store;
 mod support;
 mod text_generation;
 mod text_to_image;
+mod text_to_speech;
 mod vision;

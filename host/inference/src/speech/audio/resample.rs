@@ -1,4 +1,4 @@
-//! From any rate to 16 kHz, chunk by chunk.
+//! From one rate to another, chunk by chunk.
 
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Indexing, Resampler as _};
@@ -9,7 +9,7 @@ use super::RATE;
 const CHUNK: usize = 1024;
 
 /// A band-limited change of rate whose own delay is taken off.
-pub(super) struct Resampler {
+pub(crate) struct Resampler {
     resampler: Fft<f32>,
     /// Samples that do not fill a chunk yet.
     waiting: Vec<f32>,
@@ -17,20 +17,27 @@ pub(super) struct Resampler {
     /// Samples at the begin that are the filter's, not the sound's.
     skip: usize,
     rate: usize,
+    to: usize,
     taken: usize,
     given: usize,
 }
 
 impl Resampler {
+    /// To the rate that models of speech hear at.
     pub(super) fn new(rate: usize) -> Result<Resampler, String> {
-        let resampler = Fft::new(rate, RATE, CHUNK, 1, FixedSync::Input).map_err(|error| error.to_string())?;
+        Self::between(rate, RATE)
+    }
+
+    /// From `rate` samples a second to `to`.
+    pub(crate) fn between(rate: usize, to: usize) -> Result<Resampler, String> {
+        let resampler = Fft::new(rate, to, CHUNK, 1, FixedSync::Input).map_err(|error| error.to_string())?;
         let out = vec![0.0; resampler.output_frames_max()];
         let skip = resampler.output_delay();
-        Ok(Resampler { resampler, waiting: Vec::new(), out, skip, rate, taken: 0, given: 0 })
+        Ok(Resampler { resampler, waiting: Vec::new(), out, skip, rate, to, taken: 0, given: 0 })
     }
 
     /// Takes samples and gives those that can be known by now.
-    pub(super) fn push(&mut self, samples: &[f32], out: &mut Vec<f32>) -> Result<(), String> {
+    pub(crate) fn push(&mut self, samples: &[f32], out: &mut Vec<f32>) -> Result<(), String> {
         self.taken += samples.len();
         self.waiting.extend_from_slice(samples);
         let mut used = 0;
@@ -42,8 +49,8 @@ impl Resampler {
     }
 
     /// Gives the rest, so that as much sound comes out as went in.
-    pub(super) fn finish(&mut self, out: &mut Vec<f32>) -> Result<(), String> {
-        let whole = (self.taken * RATE).div_ceil(self.rate);
+    pub(crate) fn finish(&mut self, out: &mut Vec<f32>) -> Result<(), String> {
+        let whole = (self.taken * self.to).div_ceil(self.rate);
         while self.given < whole {
             let rest = self.waiting.len();
             self.waiting.resize(rest.max(self.resampler.input_frames_next()), 0.0);

@@ -1,17 +1,18 @@
 //! Noise that a seed determines.
 //!
 //! SplitMix64 (Steele et al. 2014) from the seed, two numbers at a time made normal by Box and Muller's method (1958) in
-//! float64: the first of the pair with the cosine, the second with the sine. Each drawing has a generator of its own, so
-//! what else runs changes nothing. A map is filled pixel by pixel from the upper left, in each pixel channel by channel.
+//! float64: the first of the pair with the cosine, the second with the sine. Each drawing and each text that is said has a
+//! generator of its own, so what else runs changes nothing. A map is filled pixel by pixel from the upper left, in each
+//! pixel channel by channel; what goes along time is filled moment by moment.
 
 /// A generator of normal noise.
-pub(super) struct Noise {
+pub(crate) struct Noise {
     state: u64,
     spare: Option<f32>,
 }
 
 impl Noise {
-    pub(super) fn new(seed: u64) -> Noise {
+    pub(crate) fn new(seed: u64) -> Noise {
         Noise { state: seed, spare: None }
     }
 
@@ -39,7 +40,7 @@ impl Noise {
     }
 
     /// The next `count` values.
-    pub(super) fn take(&mut self, count: usize) -> Vec<f32> {
+    pub(crate) fn take(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.normal()).collect()
     }
 }
@@ -68,6 +69,6 @@ mod tests {
         }
     }
 
-    /// Programs keep seeds for the pictures that they give.
+    /// Programs keep seeds for what they give.
     const EXPECTED: [f32; 3] = [0.4147198, 0.6526812, -0.8918862];
 }
