@@ -47,6 +47,11 @@ impl Meaning {
     pub fn pooled(&self) -> &[f32] {
         &self.0.pooled
     }
+
+    /// As many rows of zeros: what some models weigh a prompt against.
+    pub fn blank(&self) -> Meaning {
+        Meaning(Condition { text: vec![0.0; self.0.text.len()], pooled: vec![0.0; self.0.pooled.len()] })
+    }
 }
 
 /// A picture to be drawn.
@@ -195,10 +200,7 @@ impl Pipeline {
     /// What the prompt is weighed against.
     fn read_negative(&self, drawing: &Drawing, prompt: &Meaning) -> Result<Meaning, AiError> {
         match &drawing.negative {
-            None if self.zeros => Ok(Meaning(Condition {
-                text: vec![0.0; prompt.0.text.len()],
-                pooled: vec![0.0; prompt.0.pooled.len()],
-            })),
+            None if self.zeros => Ok(prompt.blank()),
             negative => self.read(negative.as_deref().unwrap_or_default()),
         }
     }
@@ -280,7 +282,9 @@ impl Pipeline {
         };
         steps.begin_at(begin);
         let noise = start.clone();
-        let mut x = self.start(start, kept.as_ref(), &steps, begin);
+        // What is drawn anew from all of the noise begins as noise alone.
+        let begun_from = kept.as_ref().filter(|kept| kept.mask.is_empty() || drawing.strength < 1.0);
+        let mut x = self.start(start, begun_from, &steps, begin);
         for at in begin..steps.len() {
             let input = self.input(&x, steps.input_scale(), kept.as_ref());
             let (time, size) = (steps.time(at), (drawing.height, drawing.width));

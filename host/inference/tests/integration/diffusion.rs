@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use host_inference::AiError;
 use host_inference::diffusion::{Drawing, Flux, Pipeline, Plane};
+use image::RgbImage;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -44,6 +45,10 @@ impl References {
         &self.0[name].1
     }
 
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
+        &self.0[name].0
+    }
+
     /// A picture, its channels brought to the end.
     pub(crate) fn plane(&self, name: &str) -> Plane {
         let (shape, values) = &self.0[name];
@@ -61,8 +66,15 @@ pub(crate) fn furthest(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// A picture of rows of pixels of three colours from 0 to 255.
+pub(crate) fn picture_of(references: &References, name: &str) -> RgbImage {
+    let [height, width, 3] = *references.shape(name) else { panic!("{name} is no picture") };
+    let bytes = references.values(name).iter().map(|value| *value as u8).collect();
+    RgbImage::from_raw(width as u32, height as u32, bytes).unwrap()
+}
+
 /// How far values are apart, as a share of the largest of the reference.
-fn apart(what: &str, found: &[f32], reference: &[f32]) -> f32 {
+pub(crate) fn apart(what: &str, found: &[f32], reference: &[f32]) -> f32 {
     let most = reference.iter().map(|value| value.abs()).fold(0.0, f32::max);
     let apart = furthest(found, reference) / most;
     println!("{what}: {apart:.2e} of {most:.2}");
@@ -73,7 +85,7 @@ fn apart(what: &str, found: &[f32], reference: &[f32]) -> f32 {
 /// a layer shows in the first or second.
 const STAGE: f32 = 2e-5;
 /// Five steps, each of which feeds its differences to the next, under a guidance of 4.
-const WHOLE: f32 = 2e-4;
+pub(crate) const WHOLE: f32 = 2e-4;
 
 pub(crate) fn drawing(note: &Value, height: usize, width: usize) -> Drawing {
     Drawing {

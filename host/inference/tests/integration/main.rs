@@ -4,6 +4,7 @@
 
 mod decoders;
 mod diffusion;
+mod edits;
 mod embeddings;
 mod encoders;
 mod engine;
