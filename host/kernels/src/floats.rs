@@ -97,6 +97,15 @@ impl FloatMatrix {
         Ok(Self { format, rows, columns, panels })
     }
 
+    /// Packs a row-major matrix of `rows` rows of values.
+    ///
+    /// # Errors
+    /// When there are no values, or not whole rows of them.
+    pub fn from_values(values: &[f32], rows: usize) -> Result<Self, FloatError> {
+        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self::repack(FloatFormat::F32, rows, values.len().checked_div(rows).unwrap_or(0), &raw)
+    }
+
     /// The format of the weights.
     pub fn format(&self) -> FloatFormat {
         self.format
@@ -118,7 +127,7 @@ impl FloatMatrix {
     }
 
     /// One panel's floats, column after column.
-    fn panel(&self, panel: usize) -> &[u8] {
+    pub(crate) fn panel(&self, panel: usize) -> &[u8] {
         let lines = self.columns * PANEL_ROWS * self.format.bytes() / size_of::<Line>();
         let lines = &self.panels[panel * lines..][..lines];
         // SAFETY: a line is 64 bytes without padding, and bytes have no alignment.
@@ -132,7 +141,7 @@ impl FloatMatrix {
         panel: usize,
         x: &[f32],
         stride: usize,
-        initial: &[f32; PANEL_ROWS],
+        initial: Option<&[f32; PANEL_ROWS]>,
         out: &mut [[f32; PANEL_ROWS]],
     ) {
         let weights = self.panel(panel);
@@ -207,7 +216,7 @@ fn panel_product<E: Element>(isa: Isa, weight: &FloatMatrix, panel: usize, x: &[
     let mut sums = [[0f32; PANEL_ROWS]; kernel::MAX_ROWS];
     for (group, x) in x.chunks(weight.columns * kernel::MAX_ROWS).enumerate() {
         let sums = &mut sums[..x.len() / weight.columns];
-        kernel::product::<E>(isa, weights, x, weight.columns, &[0.0; PANEL_ROWS], sums);
+        kernel::product::<E>(isa, weights, x, weight.columns, Some(&[0.0; PANEL_ROWS]), sums);
         for (i, sums) in sums.iter().enumerate() {
             let start = (group * kernel::MAX_ROWS + i) * weight.rows + start;
             // SAFETY: a panel's outputs are written by the one thread that took the panel, one slice at a time.

@@ -97,7 +97,7 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
         while row < x.count {
             let rows = MAX_ROWS.min(x.count - row);
             let tile_out = &mut tile_out[..rows];
-            product::<F32>(isa, as_bytes(weights), &x.data[row * x.stride..], x.stride, &initial, tile_out);
+            product::<F32>(isa, as_bytes(weights), &x.data[row * x.stride..], x.stride, Some(&initial), tile_out);
             for (index, values) in tile_out.iter().enumerate() {
                 let start = (row + index) * y_stride + first;
                 y[start..start + width].copy_from_slice(&values[..width]);
@@ -108,7 +108,7 @@ pub fn linear(isa: Isa, x: Rows<'_>, weight: &Packed, bias: &[f32], y: &mut [f32
 }
 
 /// Floats as their bytes, in the order of the machine, which is little-endian wherever this runs.
-fn as_bytes(values: &[f32]) -> &[u8] {
+pub(crate) fn as_bytes(values: &[f32]) -> &[u8] {
     // SAFETY: any float is four bytes, and bytes have no alignment.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
 }
@@ -154,8 +154,8 @@ mod tests {
             for rows in 1..=MAX_ROWS {
                 let (mut expected, mut got) = ([[0.0; NR]; MAX_ROWS], [[0.0; NR]; MAX_ROWS]);
                 let weights = as_bytes(&weights);
-                product::<F32>(Isa::SCALAR, weights, &x, stride, &initial, &mut expected[..rows]);
-                product::<F32>(isa, weights, &x, stride, &initial, &mut got[..rows]);
+                product::<F32>(Isa::SCALAR, weights, &x, stride, Some(&initial), &mut expected[..rows]);
+                product::<F32>(isa, weights, &x, stride, Some(&initial), &mut got[..rows]);
                 for (got, expected) in got.as_flattened().iter().zip(expected.as_flattened()) {
                     assert!((got - expected).abs() < 1e-5, "{isa:?} {rows}: {got} {expected}");
                 }

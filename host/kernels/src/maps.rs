@@ -3,7 +3,8 @@
 //! A map is rows of channels, one row for each pixel from the upper left on (NHWC): then a convolution of one pixel, a
 //! linear layer and the projections of attention are the same product, and attention reads pixels as its tokens without
 //! moving anything. Wider convolutions gather the pixels around a block of outputs into rows of that product's inputs,
-//! block by block, so that what is gathered stays in a core's cache whatever the size of the picture.
+//! block by block, so that what is gathered stays in a core's cache whatever the size of the picture. Those of 3 by 3
+//! pixels go through `winograd` where that saves time.
 //!
 //! Weights keep the type of their file ([`crate::floats`]). How work is shared between threads changes no result: every
 //! output is summed in the order of its inputs by one thread.
@@ -11,6 +12,7 @@
 mod attend;
 mod norm;
 mod pointwise;
+mod winograd;
 
 use std::ops::Range;
 
@@ -21,18 +23,20 @@ use crate::linear::Rows;
 use crate::threads::{Scatter, ThreadPool};
 
 pub use attend::{Attention, attend};
-pub use norm::{group_norm, layer_norm, rms_norm};
+pub use norm::{Factors, Moments, group_norm, layer_norm, rms_norm};
 pub use pointwise::{Pointwise, add, add_to_rows, apply, gate, scale_and_shift};
 
 /// Bytes of gathered rows that a thread works on at a time: half of a usual second-level cache.
 const BLOCK_BYTES: usize = 512 << 10;
 
-/// A map of features: `height` by `width` rows of `channels`.
+/// A map of features, `height` by `width` rows of `channels`, or some rows of pixels of one.
 #[derive(Clone, Copy)]
 pub struct Map<'a> {
     /// The rows, dense.
     pub data: &'a [f32],
-    /// Rows of pixels.
+    /// The row of pixels that `data` begins with.
+    pub first: usize,
+    /// Rows of pixels of the whole map.
     pub height: usize,
     /// Pixels in a row.
     pub width: usize,
@@ -41,7 +45,7 @@ pub struct Map<'a> {
 }
 
 /// What a convolution does beside multiplying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
     /// Pixels along each side of the window.
     pub kernel: usize,
@@ -51,37 +55,79 @@ pub struct Geometry {
     pub padding: usize,
     /// The size that the map is brought to first, by repeating pixels; its own where absent.
     pub resized: Option<(usize, usize)>,
-    /// Height and width of the output.
+    /// Height and width of the whole output.
     pub output: (usize, usize),
+    /// The rows of pixels of the output that are computed.
+    pub rows: Range<usize>,
 }
 
-/// `out = x Wᵀ + b`, rows of `out` one behind the other. An empty bias is zero.
-pub fn project(isa: Isa, pool: &ThreadPool, x: Rows<'_>, weight: &FloatMatrix, bias: &[f32], out: &mut [f32]) {
+/// What becomes of what an output holds before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is overwritten.
+    Replace,
+    /// The result is added to it.
+    Add,
+}
+
+/// `out = x Wᵀ + b`, or `out += x Wᵀ + b`, rows of `out` one behind the other. An empty bias is zero.
+pub fn project(
+    isa: Isa,
+    pool: &ThreadPool,
+    x: Rows<'_>,
+    weight: &FloatMatrix,
+    bias: &[f32],
+    mode: Mode,
+    out: &mut [f32],
+) {
     let columns = weight.columns();
     assert!(x.count == 0 || (x.count - 1) * x.stride + columns <= x.data.len(), "x is shorter than its rows");
-    multiply(isa, pool, &Source::Rows(x), x.count, weight, bias, out);
+    multiply(isa, pool, &Source::Rows(x), x.count, weight, bias, mode, out);
 }
 
 /// The convolution of `map` with `weight`, whose inputs are window row by window row, pixel by pixel, channel by channel.
+#[allow(clippy::too_many_arguments)]
 pub fn convolve(
     isa: Isa,
     pool: &ThreadPool,
     map: Map<'_>,
-    geometry: Geometry,
+    geometry: &Geometry,
     weight: &FloatMatrix,
     bias: &[f32],
+    mode: Mode,
     out: &mut [f32],
 ) {
-    assert_eq!(map.data.len(), map.height * map.width * map.channels, "a map of the wrong size");
+    let row = map.width * map.channels;
+    assert!(row > 0 && map.data.len().is_multiple_of(row), "a map of the wrong size");
+    assert!(sees(&map, geometry), "rows of the map that the output needs are missing");
     assert_eq!(weight.columns(), geometry.kernel * geometry.kernel * map.channels, "a window of the wrong size");
-    let rows = geometry.output.0 * geometry.output.1;
-    multiply(isa, pool, &Source::Map(map, geometry), rows, weight, bias, out);
+    let rows = geometry.rows.len() * geometry.output.1;
+    if winograd::suits(&map, geometry, weight.rows()) {
+        assert_eq!(out.len(), rows * weight.rows(), "an output of the wrong size");
+        assert!(bias.is_empty() || bias.len() == weight.rows(), "bias and weight differ");
+        winograd::convolve(isa, pool, (&map, geometry), (weight, bias), mode, out);
+    } else {
+        multiply(isa, pool, &Source::Map(map, geometry), rows, weight, bias, mode, out);
+    }
+}
+
+/// Whether `map` has the rows of pixels that the output's see.
+fn sees(map: &Map<'_>, geometry: &Geometry) -> bool {
+    let height = geometry.resized.map_or(map.height, |(height, _)| height);
+    let Some(last) = geometry.rows.end.checked_sub(1) else { return true };
+    if geometry.rows.is_empty() {
+        return true;
+    }
+    let top = (geometry.rows.start * geometry.stride).saturating_sub(geometry.padding).min(height.saturating_sub(1));
+    let bottom = (last * geometry.stride + geometry.kernel - 1).saturating_sub(geometry.padding).min(height - 1);
+    let (top, bottom) = (top * map.height / height, bottom * map.height / height);
+    map.first <= top && bottom < map.first + map.data.len() / (map.width * map.channels)
 }
 
 /// Where the rows of inputs come from.
 enum Source<'a> {
     Rows(Rows<'a>),
-    Map(Map<'a>, Geometry),
+    Map(Map<'a>, &'a Geometry),
 }
 
 impl Source<'_> {
@@ -102,7 +148,8 @@ impl Source<'_> {
 
 /// Gathers the pixels that the output `row` sees.
 fn window(map: &Map<'_>, geometry: &Geometry, row: usize, out: &mut [f32]) {
-    let (top, left) = (row / geometry.output.1 * geometry.stride, row % geometry.output.1 * geometry.stride);
+    let (row, column) = (geometry.rows.start + row / geometry.output.1, row % geometry.output.1);
+    let (top, left) = (row * geometry.stride, column * geometry.stride);
     let (height, width) = geometry.resized.unwrap_or((map.height, map.width));
     for (at, out) in out.chunks_exact_mut(map.channels).enumerate() {
         let y = (top + at / geometry.kernel).wrapping_sub(geometry.padding);
@@ -115,12 +162,13 @@ fn window(map: &Map<'_>, geometry: &Geometry, row: usize, out: &mut [f32]) {
             Some(_) => (y * map.height / height, x * map.width / width),
             None => (y, x),
         };
-        let start = (y * map.width + x) * map.channels;
+        let start = ((y - map.first) * map.width + x) * map.channels;
         out.copy_from_slice(&map.data[start..start + map.channels]);
     }
 }
 
 /// The product of all rows, in blocks of rows and, where those are few, of outputs.
+#[allow(clippy::too_many_arguments)]
 fn multiply(
     isa: Isa,
     pool: &ThreadPool,
@@ -128,6 +176,7 @@ fn multiply(
     rows: usize,
     weight: &FloatMatrix,
     bias: &[f32],
+    mode: Mode,
     out: &mut [f32],
 ) {
     let (columns, outputs) = (weight.columns(), weight.rows());
@@ -150,7 +199,7 @@ fn multiply(
             let count = range.len();
             let (x, stride) = source.rows(range, columns, scratch);
             for panel in unit % splits * each..(unit % splits * each + each).min(panels) {
-                panel_rows(isa, weight, panel, bias, x, stride, first, count, &out);
+                panel_rows(isa, weight, panel, bias, x, stride, first, count, mode, &out);
             }
         }
     });
@@ -167,6 +216,7 @@ fn panel_rows(
     stride: usize,
     first: usize,
     count: usize,
+    mode: Mode,
     out: &Scatter<'_>,
 ) {
     let outputs = weight.rows();
@@ -179,13 +229,23 @@ fn panel_rows(
     let mut sums = [[0.0; PANEL_ROWS]; MAX_ROWS];
     for group in (0..count).step_by(MAX_ROWS) {
         let sums = &mut sums[..MAX_ROWS.min(count - group)];
-        weight.panel_product(isa, panel, &x[group * stride..], stride, &initial, sums);
+        weight.panel_product(isa, panel, &x[group * stride..], stride, Some(&initial), sums);
         for (i, sums) in sums.iter().enumerate() {
             let start = (first + group + i) * outputs + start;
             // SAFETY: a panel's outputs of a block of rows are written by the one thread that took both, one slice at a
             // time.
             let out = unsafe { out.slice(start..start + valid) };
-            out.copy_from_slice(&sums[..valid]);
+            mode.put(&sums[..valid], out);
+        }
+    }
+}
+
+impl Mode {
+    /// `values` to `out`, which is as long.
+    fn put(self, values: &[f32], out: &mut [f32]) {
+        match self {
+            Mode::Replace => out.copy_from_slice(values),
+            Mode::Add => out.iter_mut().zip(values).for_each(|(out, value)| *out += value),
         }
     }
 }

@@ -65,6 +65,8 @@ pub(crate) trait Simd {
 
     /// Integers as floats.
     unsafe fn to_float(x: Self::Int) -> Self::Float;
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
+    unsafe fn sub(a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;

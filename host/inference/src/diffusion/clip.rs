@@ -179,9 +179,9 @@ impl Layer {
         };
         let mut seen = vec![0.0; rows.len()];
         maps::attend(compute.isa, &compute.pool, &attention, &mut seen);
-        maps::add(&compute.pool, rows, &self.out.forward(compute, &seen));
+        self.out.add_to(compute, &seen, rows);
         let mut wide = self.wide.forward(compute, &self.between.forward(compute, rows));
         maps::apply(compute.isa, &compute.pool, &mut wide, shape.activation);
-        maps::add(&compute.pool, rows, &self.narrow.forward(compute, &wide));
+        self.narrow.add_to(compute, &wide, rows);
     }
 }

@@ -1,15 +1,22 @@
 //! The layers that the parts are made of.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use host_kernels::floats::{FloatFormat, FloatMatrix};
 use host_kernels::isa::Isa;
 use host_kernels::linear::Rows;
-use host_kernels::maps::{self, Geometry, Map};
+use host_kernels::maps::{self, Factors, Geometry, Map, Mode, Moments};
 use host_kernels::threads::ThreadPool;
 
 use crate::AiError;
 use crate::tensors::Tensors;
+
+/// Bytes of a map that a norm is applied to at a time: they stay in the caches until a convolution has read them. Tests
+/// have small maps and want several bands of them.
+const BAND_BYTES: usize = if cfg!(test) { 1 << 10 } else { 2 << 20 };
+/// Rows of a band at least, so that those that two bands see are few.
+const FEWEST_ROWS: usize = 8;
 
 /// Says whether to go on; asked between layers, which may take seconds each.
 pub type Check<'a> = &'a dyn Fn() -> Result<(), AiError>;
@@ -63,7 +70,7 @@ impl Plane {
     }
 
     /// The channels `range` of each pixel.
-    pub(super) fn part(&self, range: std::ops::Range<usize>) -> Plane {
+    pub(super) fn part(&self, range: Range<usize>) -> Plane {
         let data = self.data.chunks_exact(self.channels).flat_map(|pixel| &pixel[range.clone()]).copied().collect();
         self.with(data)
     }
@@ -109,9 +116,23 @@ impl Linear {
     /// The product of dense rows.
     pub(super) fn forward(&self, compute: &Compute, x: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; x.len() / self.weight.columns() * self.weight.rows()];
-        let rows = Rows::dense(x, self.weight.columns());
-        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, &mut out);
+        self.multiply(compute, x, Mode::Replace, &mut out);
         out
+    }
+
+    /// The product of dense rows, to `out`.
+    pub(super) fn write(&self, compute: &Compute, x: &[f32], out: &mut [f32]) {
+        self.multiply(compute, x, Mode::Replace, out);
+    }
+
+    /// The product of dense rows, added to `out`.
+    pub(super) fn add_to(&self, compute: &Compute, x: &[f32], out: &mut [f32]) {
+        self.multiply(compute, x, Mode::Add, out);
+    }
+
+    fn multiply(&self, compute: &Compute, x: &[f32], mode: Mode, out: &mut [f32]) {
+        let rows = Rows::dense(x, self.weight.columns());
+        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, mode, out);
     }
 }
 
@@ -152,19 +173,93 @@ impl Conv {
         Ok(Conv { weight, bias: tensors.read(&bias, &[outputs])?, kernel })
     }
 
+    /// Channels of what it gives.
+    pub(super) fn outputs(&self) -> usize {
+        self.weight.rows()
+    }
+
     /// Keeps the size.
     pub(super) fn forward(&self, compute: &Compute, x: &Plane) -> Plane {
         self.resizing(compute, x, (x.height, x.width))
     }
 
+    /// The convolution of `x` after `norm` and SiLU, to or onto `out`; `more` is added to every pixel.
+    ///
+    /// What the norm makes of the map exists some rows at a time: they are still in the cache when they are read, and a
+    /// large picture needs no second map.
+    pub(super) fn after(
+        &self,
+        compute: &Compute,
+        norm: &GroupNorm,
+        x: &Plane,
+        more: &[f32],
+        mode: Mode,
+        out: &mut Plane,
+    ) {
+        let factors = norm.factors(compute, x);
+        let row = x.width * x.channels;
+        let mut band = Vec::new();
+        for rows in bands(x.height, row) {
+            let seen = self.seen(&rows, x.height);
+            band.resize(seen.len() * row, 0.0);
+            let pixels = &x.data[seen.start * row..seen.end * row];
+            factors.apply(compute.isa, &compute.pool, pixels, true, &mut band);
+            let map = Map { data: &band, first: seen.start, height: x.height, width: x.width, channels: x.channels };
+            self.rows(compute, map, rows, more, mode, out);
+        }
+    }
+
+    /// The rows of pixels that `rows` of the output see, of `height`.
+    pub(super) fn seen(&self, rows: &Range<usize>, height: usize) -> Range<usize> {
+        let reach = self.kernel / 2;
+        rows.start.saturating_sub(reach)..height.min(rows.end + reach)
+    }
+
+    /// Some rows of pixels of a convolution that keeps the size, to or onto those of `out`; `more` is added to every pixel.
+    pub(super) fn rows(
+        &self,
+        compute: &Compute,
+        map: Map<'_>,
+        rows: Range<usize>,
+        more: &[f32],
+        mode: Mode,
+        out: &mut Plane,
+    ) {
+        let mut bias = self.bias.clone();
+        bias.iter_mut().zip(more).for_each(|(bias, more)| *bias += more);
+        let written = out.width * out.channels;
+        let target = rows.start * written..rows.end * written;
+        let geometry = Geometry { rows, ..self.keeping((map.height, map.width), None) };
+        let (isa, pool) = (compute.isa, &compute.pool);
+        maps::convolve(isa, pool, map, &geometry, &self.weight, &bias, mode, &mut out.data[target]);
+    }
+
+    /// As [`Conv::after`], to a map of its own.
+    pub(super) fn forward_after(&self, compute: &Compute, norm: &GroupNorm, x: &Plane, more: &[f32]) -> Plane {
+        let mut out = Plane::new(x.height, x.width, self.weight.rows());
+        self.after(compute, norm, x, more, Mode::Replace, &mut out);
+        out
+    }
+
     /// Brings `x` to another size first, by repeating pixels.
     pub(super) fn resizing(&self, compute: &Compute, x: &Plane, to: (usize, usize)) -> Plane {
-        let resized = Some(to).filter(|to| *to != (x.height, x.width));
-        self.with(
-            compute,
-            x,
-            Geometry { kernel: self.kernel, stride: 1, padding: self.kernel / 2, resized, output: to },
-        )
+        self.whole(compute, x, &self.keeping(to, Some(to).filter(|to| *to != (x.height, x.width))))
+    }
+
+    /// The rows of pixels `rows` of what [`Conv::resizing`] gives.
+    pub(super) fn resizing_rows(
+        &self,
+        compute: &Compute,
+        x: &Plane,
+        to: (usize, usize),
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) {
+        out.resize(rows.len() * to.1 * self.weight.rows(), 0.0);
+        let geometry = Geometry { rows, ..self.keeping(to, Some(to).filter(|to| *to != (x.height, x.width))) };
+        let map = Map { data: &x.data, first: 0, height: x.height, width: x.width, channels: x.channels };
+        let (isa, pool) = (compute.isa, &compute.pool);
+        maps::convolve(isa, pool, map, &geometry, &self.weight, &self.bias, Mode::Replace, out);
     }
 
     /// Halves the size, with `padding` zeros above and to the left and at least one below and to the right.
@@ -172,15 +267,29 @@ impl Conv {
         // With one zero before, the last window ends at or one beyond the last pixel.
         let half = |size: usize| if padding == 1 { size.div_ceil(2) } else { size / 2 };
         let output = (half(x.height).max(1), half(x.width).max(1));
-        self.with(compute, x, Geometry { kernel: self.kernel, stride: 2, padding, resized: None, output })
+        let rows = 0..output.0;
+        self.whole(compute, x, &Geometry { kernel: self.kernel, stride: 2, padding, resized: None, output, rows })
     }
 
-    fn with(&self, compute: &Compute, x: &Plane, geometry: Geometry) -> Plane {
+    fn keeping(&self, output: (usize, usize), resized: Option<(usize, usize)>) -> Geometry {
+        let rows = 0..output.0;
+        Geometry { kernel: self.kernel, stride: 1, padding: self.kernel / 2, resized, output, rows }
+    }
+
+    fn whole(&self, compute: &Compute, x: &Plane, geometry: &Geometry) -> Plane {
         let mut out = Plane::new(geometry.output.0, geometry.output.1, self.weight.rows());
-        let map = Map { data: &x.data, height: x.height, width: x.width, channels: x.channels };
-        maps::convolve(compute.isa, &compute.pool, map, geometry, &self.weight, &self.bias, &mut out.data);
+        let map = Map { data: &x.data, first: 0, height: x.height, width: x.width, channels: x.channels };
+        let (isa, pool) = (compute.isa, &compute.pool);
+        maps::convolve(isa, pool, map, geometry, &self.weight, &self.bias, Mode::Replace, &mut out.data);
         out
     }
+}
+
+/// A map's rows of pixels, of `row` values each, in bands of about [`BAND_BYTES`].
+pub(super) fn bands(height: usize, row: usize) -> impl Iterator<Item = Range<usize>> {
+    // An even number: tiles of two rows then lie as in the whole map.
+    let each = (BAND_BYTES / (row * size_of::<f32>()) / 2 * 2).max(FEWEST_ROWS);
+    (0..height).step_by(each).map(move |first| first..height.min(first + each))
 }
 
 /// From channel by channel to pixel by pixel, within each output's window.
@@ -221,12 +330,22 @@ impl GroupNorm {
         Ok(GroupNorm { weight, bias: tensors.read(&format!("{name}.bias"), &[channels])?, groups, epsilon })
     }
 
-    /// Followed by SiLU if `silu`.
-    pub(super) fn forward(&self, compute: &Compute, x: &Plane, silu: bool) -> Plane {
+    pub(super) fn forward(&self, compute: &Compute, x: &Plane) -> Plane {
         let mut out = vec![0.0; x.data.len()];
-        let Self { weight, bias, groups, epsilon } = self;
-        maps::group_norm(compute.isa, &compute.pool, &x.data, *groups, weight, bias, *epsilon, silu, &mut out);
+        self.factors(compute, x).apply(compute.isa, &compute.pool, &x.data, false, &mut out);
         x.with(out)
+    }
+
+    /// What the norm does to each channel of `x`.
+    fn factors(&self, compute: &Compute, x: &Plane) -> Factors {
+        let mut moments = Moments::new(self.weight.len());
+        moments.add(compute.isa, &compute.pool, &x.data);
+        self.factors_of(&moments)
+    }
+
+    /// What the norm does to each channel of a map with these moments.
+    pub(super) fn factors_of(&self, moments: &Moments) -> Factors {
+        moments.factors(self.groups, &self.weight, &self.bias, self.epsilon)
     }
 }
 

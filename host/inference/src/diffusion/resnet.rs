@@ -1,8 +1,8 @@
 //! The residual block that the network of noise and the autoencoder share (He et al. 2016, with group norms).
 
-use host_kernels::maps::{self, Pointwise};
+use host_kernels::maps::{self, Map, Mode, Moments, Pointwise};
 
-use super::layers::{Compute, Conv, GroupNorm, Linear, Plane};
+use super::layers::{Compute, Conv, GroupNorm, Linear, Plane, bands};
 use crate::tensors::Tensors;
 
 /// Two convolutions, and the time between them where the block knows of time.
@@ -47,17 +47,57 @@ impl Resnet {
     }
 
     /// `time` has been through SiLU.
-    pub(super) fn forward(&self, compute: &Compute, x: &Plane, time: &[f32]) -> Plane {
-        let mut inner = self.first.1.forward(compute, &self.first.0.forward(compute, x, true));
-        if let Some(layer) = &self.time {
-            maps::add_to_rows(&compute.pool, &mut inner.data, &layer.forward(compute, time));
+    pub(super) fn forward(&self, compute: &Compute, x: Plane, time: &[f32]) -> Plane {
+        let time = self.time.as_ref().map(|layer| layer.forward(compute, time)).unwrap_or_default();
+        let inner = self.first.1.forward_after(compute, &self.first.0, &x, &time);
+        let mut out = match &self.shortcut {
+            Some(shortcut) => {
+                let out = x.with(shortcut.forward(compute, &x.data));
+                drop(x);
+                out
+            }
+            None => x,
+        };
+        self.second.1.after(compute, &self.second.0, &inner, &[], Mode::Add, &mut out);
+        out
+    }
+}
+
+impl Resnet {
+    /// What [`Self::forward`] makes of `x` brought to the size `to` by `resize`, for blocks that know no time. The enlarged
+    /// map never exists: its rows are computed when the norm looks at them and again when the convolution does.
+    pub(super) fn forward_enlarged(&self, compute: &Compute, x: Plane, resize: &Conv, to: (usize, usize)) -> Plane {
+        let (isa, pool) = (compute.isa, &compute.pool);
+        let channels = resize.outputs();
+        let row = to.1 * channels;
+        let mut pixels = Vec::new();
+        let mut moments = Moments::new(channels);
+        for rows in bands(to.0, row) {
+            resize.resizing_rows(compute, &x, to, rows, &mut pixels);
+            moments.add(isa, pool, &pixels);
         }
-        let mut out = self.second.1.forward(compute, &self.second.0.forward(compute, &inner, true));
-        drop(inner);
-        match &self.shortcut {
-            Some(shortcut) => maps::add(&compute.pool, &mut out.data, &shortcut.forward(compute, &x.data)),
-            None => maps::add(&compute.pool, &mut out.data, &x.data),
+        let (norm, conv) = &self.first;
+        let factors = norm.factors_of(&moments);
+        let mut inner = Plane::new(to.0, to.1, conv.outputs());
+        let mut out = Plane::new(to.0, to.1, conv.outputs());
+        let mut normal = Vec::new();
+        for rows in bands(to.0, row) {
+            let seen = conv.seen(&rows, to.0);
+            resize.resizing_rows(compute, &x, to, seen.clone(), &mut pixels);
+            normal.resize(pixels.len(), 0.0);
+            factors.apply(isa, pool, &pixels, true, &mut normal);
+            let map = Map { data: &normal, first: seen.start, height: to.0, width: to.1, channels };
+            conv.rows(compute, map, rows.clone(), &[], Mode::Replace, &mut inner);
+            let own = &pixels[(rows.start - seen.start) * row..(rows.end - seen.start) * row];
+            let written = to.1 * out.channels;
+            let target = &mut out.data[rows.start * written..rows.end * written];
+            match &self.shortcut {
+                Some(shortcut) => target.copy_from_slice(&shortcut.forward(compute, own)),
+                None => target.copy_from_slice(own),
+            }
         }
+        drop((x, pixels, normal));
+        self.second.1.after(compute, &self.second.0, &inner, &[], Mode::Add, &mut out);
         out
     }
 }

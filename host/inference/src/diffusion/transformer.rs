@@ -41,6 +41,8 @@ struct Look {
     out: Linear,
 }
 
+/// Pixels that are widened at a time: the eightfold rows of a whole map would be its largest buffer by far.
+const ROWS: usize = 512;
 /// Layer norms of these blocks have the framework's epsilon, and the group norm before them one of its own; no
 /// configuration changes either.
 const EPSILON: f32 = 1e-5;
@@ -64,14 +66,13 @@ impl Transformer {
     }
 
     /// `text` has a row for each token.
-    pub(super) fn forward(&self, compute: &Compute, x: &Plane, text: &[f32]) -> Plane {
-        let mut rows = self.before.forward(compute, &self.norm.forward(compute, x, false).data);
+    pub(super) fn forward(&self, compute: &Compute, mut x: Plane, text: &[f32]) -> Plane {
+        let mut rows = self.before.forward(compute, &self.norm.forward(compute, &x).data);
         for block in &self.blocks {
             block.forward(compute, &mut rows, text, self.heads);
         }
-        let mut out = self.after.forward(compute, &rows);
-        maps::add(&compute.pool, &mut out, &x.data);
-        x.with(out)
+        self.after.add_to(compute, &rows, &mut x.data);
+        x
     }
 }
 
@@ -98,16 +99,21 @@ impl Block {
 
     fn forward(&self, compute: &Compute, rows: &mut [f32], text: &[f32], heads: usize) {
         let normal = self.itself.0.forward(compute, rows);
-        maps::add(&compute.pool, rows, &self.itself.1.forward(compute, &normal, &normal, heads));
+        self.itself.1.forward(compute, &normal, &normal, heads, rows);
         let normal = self.text.0.forward(compute, rows);
-        maps::add(&compute.pool, rows, &self.text.1.forward(compute, &normal, text, heads));
+        self.text.1.forward(compute, &normal, text, heads, rows);
         let (norm, wide, narrow) = &self.wide;
-        let both = wide.forward(compute, &norm.forward(compute, rows));
-        let mut gated = vec![0.0; both.len() / 2];
-        let (width, gelu) = (wide.outputs() / 2, Pointwise::Of(Activation::Gelu));
-        maps::gate(compute.isa, &compute.pool, &both, width, gelu, &mut gated);
-        drop(both);
-        maps::add(&compute.pool, rows, &narrow.forward(compute, &gated));
+        let channels = narrow.outputs();
+        let width = wide.outputs() / 2;
+        let (mut both, mut gated) = (Vec::new(), Vec::new());
+        for rows in rows.chunks_mut(ROWS * channels) {
+            let count = rows.len() / channels;
+            both.resize(count * 2 * width, 0.0);
+            gated.resize(count * width, 0.0);
+            wide.write(compute, &norm.forward(compute, rows), &mut both);
+            maps::gate(compute.isa, &compute.pool, &both, width, Pointwise::Of(Activation::Gelu), &mut gated);
+            narrow.add_to(compute, &gated, rows);
+        }
     }
 }
 
@@ -121,12 +127,13 @@ impl Look {
         })
     }
 
-    fn forward(&self, compute: &Compute, rows: &[f32], seen: &[f32], heads: usize) -> Vec<f32> {
+    /// Adds to `out` what `rows` see.
+    fn forward(&self, compute: &Compute, rows: &[f32], seen: &[f32], heads: usize, out: &mut [f32]) {
         let queries = self.queries.forward(compute, rows);
         let keys = self.keys.forward(compute, seen);
         let values = self.values.forward(compute, seen);
-        let out = look(compute, [&queries, &keys, &values], self.queries.outputs(), heads);
-        self.out.forward(compute, &out)
+        let found = look(compute, [&queries, &keys, &values], self.queries.outputs(), heads);
+        self.out.add_to(compute, &found, out);
     }
 }
 

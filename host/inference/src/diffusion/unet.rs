@@ -158,9 +158,9 @@ impl Unet {
         for block in &self.down {
             for (at, resnet) in block.resnets.iter().enumerate() {
                 check()?;
-                map = resnet.forward(compute, &map, &time);
+                map = resnet.forward(compute, map, &time);
                 if let Some(transformer) = block.transformers.get(at) {
-                    map = transformer.forward(compute, &map, text);
+                    map = transformer.forward(compute, map, text);
                 }
                 seen.push(map.clone());
             }
@@ -171,9 +171,9 @@ impl Unet {
         }
         if let Some(block) = &self.middle {
             check()?;
-            map = block.resnets[0].forward(compute, &map, &time);
-            map = block.transformers[0].forward(compute, &map, text);
-            map = block.resnets[1].forward(compute, &map, &time);
+            map = block.resnets[0].forward(compute, map, &time);
+            map = block.transformers[0].forward(compute, map, text);
+            map = block.resnets[1].forward(compute, map, &time);
         }
         for block in &self.up {
             for (at, resnet) in block.resnets.iter().enumerate() {
@@ -181,16 +181,16 @@ impl Unet {
                 if let Some(skipped) = seen.pop() {
                     map = map.beside(&skipped);
                 }
-                map = resnet.forward(compute, &map, &time);
+                map = resnet.forward(compute, map, &time);
                 if let Some(transformer) = block.transformers.get(at) {
-                    map = transformer.forward(compute, &map, text);
+                    map = transformer.forward(compute, map, text);
                 }
             }
             if let (Some(resize), Some(next)) = (&block.resize, seen.last()) {
                 map = resize.resizing(compute, &map, (next.height, next.width));
             }
         }
-        Ok(self.last.1.forward(compute, &self.last.0.forward(compute, &map, true)))
+        Ok(self.last.1.forward_after(compute, &self.last.0, &map, &[]))
     }
 
     /// The row of the step, through SiLU, as every residual block takes it.

@@ -56,13 +56,14 @@ elements! {
     Bf16: 2, |bytes| half::bf16::from_le_bytes(bytes).to_f32(), upper_halves;
 }
 
-/// `out[i] = initial + Σ_c x[i · stride + c] · weights[c]`, in the order of the columns.
+/// `out[i] = initial + Σ_c x[i · stride + c] · weights[c]`, in the order of the columns; without `initial` the products are
+/// added to what `out` holds.
 pub(crate) fn product<E: Element>(
     isa: Isa,
     weights: &[u8],
     x: &[f32],
     stride: usize,
-    initial: &[f32; PANEL_ROWS],
+    initial: Option<&[f32; PANEL_ROWS]>,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     let columns = weights.len() / (E::BYTES * PANEL_ROWS);
@@ -87,11 +88,13 @@ pub(crate) fn scalar<E: Element>(
     weights: &[u8],
     x: &[f32],
     stride: usize,
-    initial: &[f32; PANEL_ROWS],
+    initial: Option<&[f32; PANEL_ROWS]>,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     for (i, sums) in out.iter_mut().enumerate() {
-        *sums = *initial;
+        if let Some(initial) = initial {
+            *sums = *initial;
+        }
         for (x, column) in x[i * stride..].iter().zip(weights.chunks_exact(PANEL_ROWS * E::BYTES)) {
             for (sum, weight) in sums.iter_mut().zip(column.chunks_exact(E::BYTES)) {
                 *sum += x * E::read(weight);
@@ -111,14 +114,15 @@ unsafe fn rows<S: Simd, E: Element, const M: usize, const P: usize>(
     columns: usize,
     part: usize,
     (x, stride): (*const f32, usize),
-    initial: &[f32; PANEL_ROWS],
+    initial: Option<&[f32; PANEL_ROWS]>,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     assert!(out.len() == M && (part + P) * S::LANES <= PANEL_ROWS);
     // SAFETY: the caller's promises; `initial` and each row of `out` are as long as a panel is wide.
     unsafe {
         let mut sums = [[S::zero(); P]; M];
-        for sums in &mut sums {
+        for (sums, out) in sums.iter_mut().zip(out.iter()) {
+            let initial = initial.unwrap_or(out);
             for (p, sum) in sums.iter_mut().enumerate() {
                 *sum = S::floats(initial.as_ptr().add((part + p) * S::LANES).cast());
             }
@@ -156,7 +160,7 @@ macro_rules! entry {
             weights: &[u8],
             x: &[f32],
             stride: usize,
-            initial: &[f32; PANEL_ROWS],
+            initial: Option<&[f32; PANEL_ROWS]>,
             out: &mut [[f32; PANEL_ROWS]],
         ) {
             /// # Safety
@@ -165,7 +169,7 @@ macro_rules! entry {
             unsafe fn rows<E: Element, const M: usize, const P: usize>(
                 weights: &[u8],
                 x: (*const f32, usize),
-                initial: &[f32; PANEL_ROWS],
+                initial: Option<&[f32; PANEL_ROWS]>,
                 out: &mut [[f32; PANEL_ROWS]],
             ) {
                 let columns = weights.len() / (E::BYTES * PANEL_ROWS);

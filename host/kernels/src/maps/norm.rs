@@ -69,81 +69,114 @@ pub fn group_norm(
     silu: bool,
     out: &mut [f32],
 ) {
-    let channels = weight.len();
-    assert!(channels > 0 && groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
-    assert!(bias.len() == channels && x.len() == out.len() && x.len().is_multiple_of(channels), "a wrong size");
-    if x.is_empty() {
-        return;
-    }
-    let (scale, shift) = factors(isa, pool, x, groups, weight, bias, epsilon);
-    let pixels = x.len() / channels;
-    let target = Scatter::new(out);
-    pool.for_each_chunk(
-        pixels,
-        PIXELS,
-        || (),
-        |(), range| {
-            let range = range.start * channels..range.end * channels;
-            // SAFETY: each pixel is written by the one thread that took it.
-            let out = unsafe { target.slice(range.clone()) };
-            scale_rows(isa, &x[range], &scale, &shift, silu, out);
-        },
-    );
+    let mut moments = Moments::new(weight.len());
+    moments.add(isa, pool, x);
+    moments.factors(groups, weight, bias, epsilon).apply(isa, pool, x, silu, out);
+}
+
+/// Sums over the pixels of a map, for each channel, of which group norms are made. A map may come in parts.
+pub struct Moments {
+    /// Moments are taken about the first pixel, so that a mean far from zero costs no precision.
+    about: Vec<f32>,
+    /// Of the distances, then of their squares.
+    sums: Vec<f64>,
+    pixels: usize,
 }
 
 /// What each channel is multiplied with, and what is added then.
-fn factors(
-    isa: Isa,
-    pool: &ThreadPool,
-    x: &[f32],
-    groups: usize,
-    weight: &[f32],
-    bias: &[f32],
-    epsilon: f32,
-) -> (Vec<f32>, Vec<f32>) {
-    let channels = weight.len();
-    let pixels = x.len() / channels;
-    // Moments are taken about the first pixel, so that a mean far from zero costs no precision.
-    let about = &x[..channels];
-    let chunks = pixels.div_ceil(PIXELS);
-    let mut partial = vec![0.0_f32; chunks * 2 * channels];
-    let target = Scatter::new(&mut partial);
-    pool.for_each_chunk(
-        chunks,
-        1,
-        || (),
-        |(), range| {
-            for chunk in range {
-                // SAFETY: each chunk is written by the one thread that took it.
-                let sums = unsafe { target.slice(chunk * 2 * channels..(chunk + 1) * 2 * channels) };
-                let pixels = chunk * PIXELS * channels..((chunk + 1) * PIXELS).min(pixels) * channels;
-                moments(isa, &x[pixels], about, sums);
-            }
-        },
-    );
-    let mut sums = vec![0.0_f64; 2 * channels];
-    for chunk in partial.chunks_exact(2 * channels) {
-        sums.iter_mut().zip(chunk).for_each(|(sum, part)| *sum += f64::from(*part));
+pub struct Factors {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Moments {
+    /// Of nothing yet.
+    pub fn new(channels: usize) -> Moments {
+        assert!(channels > 0, "a map without channels");
+        Moments { about: Vec::new(), sums: vec![0.0; 2 * channels], pixels: 0 }
     }
-    let (mut scale, mut shift) = (vec![0.0; channels], vec![0.0; channels]);
-    let (each, count) = (channels / groups, pixels as f64);
-    for group in 0..groups {
-        let channels_of = group * each..(group + 1) * each;
-        let mean_of = |channel: usize| f64::from(about[channel]) + sums[channel] / count;
-        let mean = channels_of.clone().map(mean_of).sum::<f64>() / each as f64;
-        let spread = |channel: usize| {
-            let within = sums[channels + channel] / count - (sums[channel] / count).powi(2);
-            within + (mean_of(channel) - mean).powi(2)
-        };
-        let variance = (channels_of.clone().map(spread).sum::<f64>() / each as f64).max(0.0);
-        let inverse = 1.0 / (variance + f64::from(epsilon)).sqrt();
-        for channel in channels_of {
-            let factor = inverse * f64::from(weight[channel]);
-            scale[channel] = factor as f32;
-            shift[channel] = (f64::from(bias[channel]) - mean * factor) as f32;
+
+    /// Takes in rows of pixels.
+    pub fn add(&mut self, isa: Isa, pool: &ThreadPool, x: &[f32]) {
+        let channels = self.sums.len() / 2;
+        assert!(x.len().is_multiple_of(channels), "a part of the wrong size");
+        if x.is_empty() {
+            return;
         }
+        if self.about.is_empty() {
+            self.about.extend_from_slice(&x[..channels]);
+        }
+        let (about, pixels) = (&self.about, x.len() / channels);
+        let chunks = pixels.div_ceil(PIXELS);
+        let mut partial = vec![0.0_f32; chunks * 2 * channels];
+        let target = Scatter::new(&mut partial);
+        pool.for_each_chunk(
+            chunks,
+            1,
+            || (),
+            |(), range| {
+                for chunk in range {
+                    // SAFETY: each chunk is written by the one thread that took it.
+                    let sums = unsafe { target.slice(chunk * 2 * channels..(chunk + 1) * 2 * channels) };
+                    let pixels = chunk * PIXELS * channels..((chunk + 1) * PIXELS).min(pixels) * channels;
+                    moments(isa, &x[pixels], about, sums);
+                }
+            },
+        );
+        for chunk in partial.chunks_exact(2 * channels) {
+            self.sums.iter_mut().zip(chunk).for_each(|(sum, part)| *sum += f64::from(*part));
+        }
+        self.pixels += pixels;
     }
-    (scale, shift)
+
+    /// The norm of what was taken in, with one weight and one bias for each channel.
+    pub fn factors(&self, groups: usize, weight: &[f32], bias: &[f32], epsilon: f32) -> Factors {
+        let channels = self.sums.len() / 2;
+        assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
+        assert!(weight.len() == channels && bias.len() == channels, "weights of the wrong size");
+        let (mut scale, mut shift) = (vec![0.0; channels], vec![0.0; channels]);
+        if self.pixels == 0 {
+            return Factors { scale, shift };
+        }
+        let (sums, each, count) = (&self.sums, channels / groups, self.pixels as f64);
+        for group in 0..groups {
+            let channels_of = group * each..(group + 1) * each;
+            let mean_of = |channel: usize| f64::from(self.about[channel]) + sums[channel] / count;
+            let mean = channels_of.clone().map(mean_of).sum::<f64>() / each as f64;
+            let spread = |channel: usize| {
+                let within = sums[channels + channel] / count - (sums[channel] / count).powi(2);
+                within + (mean_of(channel) - mean).powi(2)
+            };
+            let variance = (channels_of.clone().map(spread).sum::<f64>() / each as f64).max(0.0);
+            let inverse = 1.0 / (variance + f64::from(epsilon)).sqrt();
+            for channel in channels_of {
+                let factor = inverse * f64::from(weight[channel]);
+                scale[channel] = factor as f32;
+                shift[channel] = (f64::from(bias[channel]) - mean * factor) as f32;
+            }
+        }
+        Factors { scale, shift }
+    }
+}
+
+impl Factors {
+    /// `out = x · scale + shift` for each pixel, then SiLU if `silu`.
+    pub fn apply(&self, isa: Isa, pool: &ThreadPool, x: &[f32], silu: bool, out: &mut [f32]) {
+        let channels = self.scale.len();
+        assert!(x.len() == out.len() && x.len().is_multiple_of(channels), "an output of the wrong size");
+        let target = Scatter::new(out);
+        pool.for_each_chunk(
+            x.len() / channels,
+            PIXELS,
+            || (),
+            |(), range| {
+                let range = range.start * channels..range.end * channels;
+                // SAFETY: each pixel is written by the one thread that took it.
+                let out = unsafe { target.slice(range.clone()) };
+                scale_rows(isa, &x[range], &self.scale, &self.shift, silu, out);
+            },
+        );
+    }
 }
 
 per_isa! {

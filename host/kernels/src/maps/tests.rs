@@ -22,13 +22,30 @@ fn matrix(values: &[f32], rows: usize) -> FloatMatrix {
     FloatMatrix::repack(FloatFormat::F32, rows, values.len() / rows, &raw).unwrap()
 }
 
+const FORMATS: [FloatFormat; 3] = [FloatFormat::F32, FloatFormat::F16, FloatFormat::Bf16];
+
+/// A matrix in a narrower format, and the floats that it holds.
+fn narrow(format: FloatFormat, values: &[f32], rows: usize) -> (FloatMatrix, Vec<f32>) {
+    let (mut raw, mut exact) = (Vec::new(), Vec::new());
+    for value in values {
+        if format == FloatFormat::F16 {
+            raw.extend(half::f16::from_f32(*value).to_le_bytes());
+            exact.push(half::f16::from_f32(*value).to_f32());
+        } else {
+            raw.extend(half::bf16::from_f32(*value).to_le_bytes());
+            exact.push(half::bf16::from_f32(*value).to_f32());
+        }
+    }
+    (FloatMatrix::repack(format, rows, values.len() / rows, &raw).unwrap(), exact)
+}
+
 fn furthest(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
 }
 
 /// The convolution by its definition.
-fn plain(map: Map<'_>, geometry: Geometry, weight: &[f32], bias: &[f32]) -> Vec<f64> {
+fn plain(map: Map<'_>, geometry: &Geometry, weight: &[f32], bias: &[f32]) -> Vec<f64> {
     let outputs = bias.len();
     let (height, width) = geometry.resized.unwrap_or((map.height, map.width));
     let mut out = Vec::new();
@@ -71,18 +88,81 @@ fn convolutions_agree_with_their_definition() {
     ];
     for (height, width, channels, outputs, kernel, stride, padding, resized, output) in shapes {
         let data = numbers(height * width * channels, 1);
-        let map = Map { data: &data, height, width, channels };
+        let map = Map { data: &data, first: 0, height, width, channels };
         let (weight, bias) = (numbers(outputs * kernel * kernel * channels, 2), numbers(outputs, 3));
-        let geometry = Geometry { kernel, stride, padding, resized, output };
-        let expected = plain(map, geometry, &weight, &bias);
+        let geometry = Geometry { kernel, stride, padding, resized, output, rows: 0..output.0 };
+        let expected = plain(map, &geometry, &weight, &bias);
         for threads in [1, 3] {
             let mut out = vec![f32::NAN; output.0 * output.1 * outputs];
             let weight = matrix(&weight, outputs);
-            convolve(Isa::best(), &pool(threads), map, geometry, &weight, &bias, &mut out);
+            convolve(Isa::best(), &pool(threads), map, &geometry, &weight, &bias, Mode::Replace, &mut out);
             // At most 153 terms of at most 1.
             assert!(furthest(&out, &expected) < 5e-5, "{geometry:?}: {}", furthest(&out, &expected));
         }
     }
+}
+
+/// 3 by 3 pixels, enough of them and of channels that the tiles of `winograd` are worth it; all of them together and in
+/// bands, whole and in chunks of channels.
+#[test]
+fn tiled_convolutions_agree_with_their_definition() {
+    let shapes = [
+        (7, 9, 16, 16, None, (7, 9)),
+        (8, 6, 37, 70, None, (8, 6)),
+        (4, 5, 20, 40, Some((8, 10)), (8, 10)),
+        (5, 6, 20, 33, Some((9, 11)), (9, 11)),
+        (4, 36, 660, 40, None, (4, 36)),
+    ];
+    for (height, width, channels, outputs, resized, output) in shapes {
+        let data = numbers(height * width * channels, 1);
+        let (weight, bias) = (numbers(outputs * 9 * channels, 2), numbers(outputs, 3));
+        let geometry = |rows| Geometry { kernel: 3, stride: 1, padding: 1, resized, output, rows };
+        let map = Map { data: &data, first: 0, height, width, channels };
+        assert!(winograd::suits(&map, &geometry(0..output.0), outputs));
+        let expected = plain(map, &geometry(0..output.0), &weight, &bias);
+        // Sums of 9 products for each channel; a mistake is of the size of one product.
+        let tolerance = 1e-6 * (9 * channels) as f64;
+        for (format, isa) in
+            FORMATS.iter().flat_map(|format| Isa::available().into_iter().map(move |isa| (*format, isa)))
+        {
+            let (weight, expected) = match format {
+                FloatFormat::F32 => (matrix(&weight, outputs), expected.clone()),
+                _ => {
+                    let (weight, exact) = narrow(format, &weight, outputs);
+                    (weight, plain(map, &geometry(0..output.0), &exact, &bias))
+                }
+            };
+            let row = output.1 * outputs;
+            for threads in [1, 3] {
+                let mut out = vec![1.0; output.0 * row];
+                let pool = pool(threads);
+                convolve(isa, &pool, map, &geometry(0..output.0), &weight, &bias, Mode::Add, &mut out);
+                out.iter_mut().for_each(|value| *value -= 1.0);
+                assert!(furthest(&out, &expected) < tolerance, "{isa:?} {format:?}: {}", furthest(&out, &expected));
+                let mut bands = vec![f32::NAN; output.0 * row];
+                for first in (0..output.0).step_by(4) {
+                    let rows = first..output.0.min(first + 4);
+                    let seen = |y: usize| y.min(output.0 - 1) * height / output.0;
+                    let (top, bottom) = (seen(rows.start.saturating_sub(1)), seen(rows.end) + 1);
+                    let data = &data[top * width * channels..bottom * width * channels];
+                    let band = &mut bands[rows.start * row..rows.end * row];
+                    let map = Map { data, first: top, ..map };
+                    convolve(isa, &pool, map, &geometry(rows), &weight, &bias, Mode::Replace, band);
+                }
+                assert!(furthest(&bands, &expected) < tolerance, "{isa:?}: {}", furthest(&bands, &expected));
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows of the map that the output needs are missing")]
+fn bands_without_their_neighbours_are_refused() {
+    let data = numbers(3 * 4 * 2, 1);
+    let map = Map { data: &data, first: 2, height: 8, width: 4, channels: 2 };
+    let geometry = Geometry { kernel: 3, stride: 1, padding: 1, resized: None, output: (8, 4), rows: 2..4 };
+    let mut out = [0.0; 8];
+    convolve(Isa::best(), &pool(1), map, &geometry, &matrix(&[0.0; 18], 1), &[], Mode::Replace, &mut out);
 }
 
 #[test]
@@ -100,7 +180,7 @@ fn projections_of_many_rows_and_strides() {
     for isa in Isa::available() {
         let mut out = vec![f32::NAN; rows * outputs];
         let rows = Rows { data: &x, stride, count: rows };
-        project(isa, &pool(2), rows, &matrix(&weight, outputs), &bias, &mut out);
+        project(isa, &pool(2), rows, &matrix(&weight, outputs), &bias, Mode::Replace, &mut out);
         assert!(furthest(&out, &expected) < 2e-5);
     }
 }
@@ -137,13 +217,20 @@ fn groups_are_normalized_even_far_from_zero() {
 fn attention_agrees_with_its_definition() {
     let (heads, width) = (3, 5);
     let row = heads * width;
-    for (queries, keys, causal, biased) in [(1, 1, false, false), (61, 17, false, true), (50, 50, true, false)] {
+    for (queries, keys, causal, biased) in [
+        (1, 1, false, false),
+        (61, 17, false, true),
+        (50, 50, true, false),
+        (9, 12, true, false),
+        (2500, 30, false, false),
+        (3, 1100, false, true),
+    ] {
         let (q, k, v) = (numbers(queries * row, 1), numbers(keys * row, 2), numbers(keys * row, 3));
         let bias = if biased { numbers(heads * queries * keys, 4) } else { Vec::new() };
         let mut expected = vec![0.0; queries * row];
         for head in 0..heads {
             for query in 0..queries {
-                let seen = if causal { query + 1 } else { keys };
+                let seen = if causal { query + 1 + keys - queries } else { keys };
                 let score = |key: usize| {
                     let products = (0..width).map(|i| {
                         f64::from(q[query * row + head * width + i]) * f64::from(k[key * row + head * width + i])
@@ -168,10 +255,10 @@ fn attention_agrees_with_its_definition() {
             bias: &bias,
             causal,
         };
-        for threads in [1, 3] {
+        for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
             let mut out = vec![f32::NAN; queries * row];
-            attend(Isa::best(), &pool(threads), &attention, &mut out);
-            assert!(furthest(&out, &expected) < 2e-6, "{}", furthest(&out, &expected));
+            attend(isa, &pool(threads), &attention, &mut out);
+            assert!(furthest(&out, &expected) < 2e-6, "{isa:?}: {}", furthest(&out, &expected));
         }
     }
 }

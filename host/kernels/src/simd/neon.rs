@@ -114,6 +114,8 @@ macro_rules! in_128_bits {
                 $dot(sum, weights, vreinterpretq_s8_s32(x))
             }
             fn to_float(x: int32x4_t) -> float32x4_t { vcvtq_f32_s32(x) }
+            fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t { vaddq_f32(a, b) }
+            fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t { vsubq_f32(a, b) }
             fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmulq_f32(a, b) }
             fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
         }

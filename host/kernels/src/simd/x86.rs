@@ -42,6 +42,8 @@ macro_rules! in_256_bits {
             fn left[BITS](x: __m256i) -> __m256i { _mm256_sllv_epi32(x, _mm256_set1_epi32(BITS as i32)) }
             fn right[BITS](x: __m256i) -> __m256i { _mm256_srlv_epi32(x, _mm256_set1_epi32(BITS as i32)) }
             fn to_float(x: __m256i) -> __m256 { _mm256_cvtepi32_ps(x) }
+            fn add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
+            fn sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
             fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
             fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
         }
@@ -115,6 +117,8 @@ impl Simd for Avx512Vnni {
         }
         fn dot_biased(sum: __m512i, weights: __m512i, x: __m512i) -> __m512i { _mm512_dpbusd_epi32(sum, weights, x) }
         fn to_float(x: __m512i) -> __m512 { _mm512_cvtepi32_ps(x) }
+        fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+        fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
     }

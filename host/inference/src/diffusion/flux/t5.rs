@@ -124,13 +124,13 @@ impl T5 {
             };
             let mut seen = vec![0.0; queries.len()];
             maps::attend(compute.isa, &compute.pool, &attention, &mut seen);
-            maps::add(&compute.pool, &mut rows, &layer.out.forward(compute, &seen));
+            layer.out.add_to(compute, &seen, &mut rows);
             let normal = self.normal(compute, &rows, &layer.between);
             let mut gated = layer.gates.forward(compute, &normal);
             maps::apply(compute.isa, &compute.pool, &mut gated, Pointwise::Of(Activation::GeluTanh));
             let wide = layer.wide.forward(compute, &normal);
             gated.iter_mut().zip(&wide).for_each(|(gate, value)| *gate *= value);
-            maps::add(&compute.pool, &mut rows, &layer.narrow.forward(compute, &gated));
+            layer.narrow.add_to(compute, &gated, &mut rows);
         }
         self.normal(compute, &rows, &self.last)
     }
