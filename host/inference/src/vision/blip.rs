@@ -7,10 +7,12 @@
 use std::path::Path;
 
 use host_kernels::linear::Rows;
-use host_kernels::vision::{self, Activation, Attention, Map};
+use host_kernels::vision::{Activation, Map};
 use serde_json::Value;
 
-use super::layers::{Compute, Layer, Linear, Mlp, Names, Norm, Patches, Tower, add, attend_dense, finite, whole};
+use super::layers::{
+    Compute, Layer, Linear, Mlp, Names, Norm, Patches, Table, Tower, add, attend, attend_dense, finite, whole,
+};
 use super::tokens::Texts;
 use crate::AiError;
 use crate::backend::Caption;
@@ -49,7 +51,7 @@ struct Vision {
 
 struct Decoder {
     tower: Tower,
-    words: Vec<f32>,
+    words: Table,
     positions: Vec<f32>,
     norm: Norm,
     layers: Vec<DecoderLayer>,
@@ -95,7 +97,7 @@ impl Blip {
         vision.patches.check(given)?;
         let text = Decoder::load(tensors, &part("text_config"), vision.tower.hidden)?;
         // One more than fits, to tell a prompt that is too long from one that just fits.
-        let tokens = Texts::load(folder, text.places() + 1, text.words.len() / text.tower.hidden)?;
+        let tokens = Texts::load(folder, text.places() + 1, text.words.count())?;
         Ok(Blip { vision, text, tokens })
     }
 
@@ -184,7 +186,7 @@ impl Decoder {
         };
         let (begin, end) = (id("bos_token_id", 30_522)?, id("sep_token_id", 102)?);
         let name = |part: &str| format!("text_decoder.bert.{part}");
-        let words = tensors.read(&name("embeddings.word_embeddings.weight"), &[vocabulary, hidden])?;
+        let words = Table::load(tensors, &name("embeddings.word_embeddings.weight"), vocabulary, hidden)?;
         let positions = tensors.read(&name("embeddings.position_embeddings.weight"), &[places, hidden])?;
         let norm = Norm::load(tensors, &name("embeddings.LayerNorm"), hidden, epsilon)?;
         let layer = |index| DecoderLayer::load(tensors, &name(&format!("encoder.layer.{index}")), &tower, seen);
@@ -195,9 +197,9 @@ impl Decoder {
         let own = name("decoder.weight");
         let bias = tensors.read(&name("bias"), &[vocabulary])?;
         let head = if tensors.shape(&own).is_some() {
-            Linear::new(&tensors.read(&own, &[vocabulary, hidden])?, bias, vocabulary, hidden)
+            Linear::of(&Table::load(tensors, &own, vocabulary, hidden)?, bias)
         } else {
-            Linear::new(&words, bias, vocabulary, hidden)
+            Linear::of(&words, bias)
         };
         Ok(Decoder { tower, words, positions, norm, layers, transform, transform_norm, head, begin, end })
     }
@@ -210,10 +212,7 @@ impl Decoder {
     /// Reads `ids`, which stand from place `start` on, and gives the logits of what follows.
     fn step(&self, compute: &Compute, ids: &[u32], start: usize, memory: &mut [Memory]) -> Vec<f32> {
         let hidden = self.tower.hidden;
-        let mut states = Vec::with_capacity(ids.len() * hidden);
-        for id in ids {
-            states.extend_from_slice(&self.words[*id as usize * hidden..][..hidden]);
-        }
+        let mut states = self.words.rows(ids);
         add(&mut states, &self.positions[start * hidden..]);
         self.norm.apply(compute, &mut states);
         for (layer, memory) in self.layers.iter().zip(memory) {
@@ -258,15 +257,8 @@ impl DecoderLayer {
         let stride = 3 * hidden;
         let (asked, known) = (states.len() / hidden, memory.words.len() / stride);
         let rows = |start: usize, count| Rows { data: &memory.words[start..], stride, count };
-        let attention = Attention {
-            queries: rows((known - asked) * stride, asked),
-            keys: rows(hidden, known),
-            values: rows(2 * hidden, known),
-            heads,
-            width: hidden / heads,
-            causal: true,
-        };
-        let answer = vision::attend(compute.isa, &compute.pool, &attention);
+        let parts = [rows((known - asked) * stride, asked), rows(hidden, known), rows(2 * hidden, known)];
+        let answer = attend(compute, parts, hidden / heads, heads, true);
         self.attention_norm.add_and_apply(compute, states, &self.out.apply(compute, &answer));
         let queries = self.query.apply(compute, states);
         let answer = attend_dense(compute, &queries, &memory.keys, &memory.values, hidden, heads);

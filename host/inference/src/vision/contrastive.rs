@@ -10,7 +10,9 @@ use host_kernels::vision::{Activation, Map};
 use serde_json::Value;
 
 use super::labels;
-use super::layers::{Compute, Layer, Linear, Mlp, Names, Norm, Patches, Tower, add, attend_dense, finite, whole};
+use super::layers::{
+    Compute, Layer, Linear, Mlp, Names, Norm, Patches, Table, Tower, add, attend_dense, finite, whole,
+};
 use super::tokens::Texts;
 use crate::AiError;
 use crate::tensors::Tensors;
@@ -95,7 +97,7 @@ struct Pooler {
 
 struct Text {
     tower: Tower,
-    words: Vec<f32>,
+    words: Table,
     positions: Vec<f32>,
     layers: Vec<Layer>,
     norm: Norm,
@@ -275,8 +277,8 @@ impl Pooler {
         let mut parts = weight
             .chunks_exact(hidden * hidden)
             .zip(bias.chunks_exact(hidden))
-            .map(|(weight, bias)| Linear::new(weight, bias.to_vec(), hidden, hidden));
-        let (Some(query), Some(keys), Some(values)) = (parts.next(), parts.next(), parts.next()) else {
+            .map(|(weight, bias)| Linear::new(weight, bias.to_vec(), hidden));
+        let (Some(Ok(query)), Some(Ok(keys)), Some(Ok(values))) = (parts.next(), parts.next(), parts.next()) else {
             return Err(format!("{root}.attention.in_proj_weight has no three parts"));
         };
         let one = Compute::new(std::num::NonZeroUsize::MIN)?;
@@ -315,7 +317,7 @@ impl Text {
         let vocabulary = whole(config, "vocab_size", Some(vocabulary), 1 << 21).map_err(named)?;
         let length = whole(config, "max_position_embeddings", Some(length), 1 << 14).map_err(named)?;
         let root = "text_model";
-        let words = tensors.read(&format!("{root}.embeddings.token_embedding.weight"), &[vocabulary, hidden])?;
+        let words = Table::load(tensors, &format!("{root}.embeddings.token_embedding.weight"), vocabulary, hidden)?;
         let positions = tensors.read(&format!("{root}.embeddings.position_embedding.weight"), &[length, hidden])?;
         let layers = Layer::all(tensors, &format!("{root}.encoder.layers"), &NAMES, &tower)?;
         let norm = Norm::load(tensors, &format!("{root}.final_layer_norm"), hidden, tower.epsilon)?;
@@ -358,10 +360,7 @@ impl Text {
             Family::Clip => tokens.iter().position(|token| *token == self.special),
             Family::Siglip => tokens.len().checked_sub(1),
         };
-        let mut states = Vec::with_capacity(tokens.len() * hidden);
-        for token in &tokens {
-            states.extend_from_slice(&self.words[*token as usize * hidden..][..hidden]);
-        }
+        let mut states = self.words.rows(&tokens);
         add(&mut states, &self.positions);
         for layer in &self.layers {
             check()?;

@@ -1,12 +1,15 @@
 //! The layers that the networks here share, with their weights.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use host_kernels::encoder;
+use host_kernels::floats::FloatMatrix;
 use host_kernels::isa::Isa;
-use host_kernels::linear::{Packed, Rows};
+use host_kernels::linear::Rows;
+use host_kernels::maps::{self, Attention, Mode};
 use host_kernels::threads::ThreadPool;
-use host_kernels::vision::{self, Activation, Attention, Conv, Map};
+use host_kernels::vision::{self, Activation, Conv, Map};
 use serde_json::Value;
 
 use crate::AiError;
@@ -29,9 +32,9 @@ impl Compute {
     }
 }
 
-/// A product with a bias, which may be missing.
+/// A product with a bias, which may be missing. Its weights are in memory as they are in the file.
 pub(super) struct Linear {
-    weight: Packed,
+    weight: Arc<FloatMatrix>,
     bias: Vec<f32>,
 }
 
@@ -47,29 +50,74 @@ impl Linear {
         outputs: usize,
         inputs: usize,
     ) -> Result<Linear, String> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        let mut bias = Vec::new();
         let biased = names.iter().any(|name| tensors.shape(&format!("{name}.bias")).is_some());
+        let mut parts = Vec::with_capacity(names.len());
         for name in names {
-            weight.append(&mut tensors.read(&format!("{name}.weight"), &[outputs, inputs])?);
+            parts.push(tensors.raw(&format!("{name}.weight"), &[outputs, inputs])?);
             if biased {
                 bias.append(&mut tensors.read(&format!("{name}.bias"), &[outputs])?);
             }
         }
-        Ok(Linear::new(&weight, bias, names.len() * outputs, inputs))
+        let (rows, format) = (names.len() * outputs, parts[0].0);
+        let weight = if parts.iter().all(|(other, _)| *other == format) {
+            let bytes: Vec<u8> = parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
+            FloatMatrix::repack(format, rows, inputs, &bytes)
+        } else {
+            let mut values = Vec::new();
+            for name in names {
+                values.append(&mut tensors.read(&format!("{name}.weight"), &[outputs, inputs])?);
+            }
+            FloatMatrix::from_values(&values, rows)
+        };
+        let weight = weight.map_err(|error| format!("tensor {}.weight: {error}", names[0]))?;
+        Ok(Linear { weight: Arc::new(weight), bias })
     }
 
-    pub(super) fn new(weight: &[f32], bias: Vec<f32>, outputs: usize, inputs: usize) -> Linear {
-        Linear { weight: Packed::from_rows(weight, outputs, inputs), bias }
+    pub(super) fn new(weight: &[f32], bias: Vec<f32>, outputs: usize) -> Result<Linear, String> {
+        let weight = FloatMatrix::from_values(weight, outputs).map_err(|error| error.to_string())?;
+        Ok(Linear { weight: Arc::new(weight), bias })
+    }
+
+    /// The product with the rows of a table.
+    pub(super) fn of(table: &Table, bias: Vec<f32>) -> Linear {
+        Linear { weight: table.0.clone(), bias }
     }
 
     pub(super) fn outputs(&self) -> usize {
-        self.weight.outputs()
+        self.weight.rows()
     }
 
     pub(super) fn apply(&self, compute: &Compute, x: &[f32]) -> Vec<f32> {
-        let mut y = Vec::new();
-        vision::linear_rows(compute.isa, &compute.pool, x, &self.weight, &self.bias, &mut y);
+        let rows = Rows::dense(x, self.weight.columns());
+        let mut y = vec![0.0; rows.count * self.weight.rows()];
+        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, Mode::Replace, &mut y);
         y
+    }
+}
+
+/// A vector for each word.
+pub(super) struct Table(Arc<FloatMatrix>);
+
+impl Table {
+    /// Reads the tensor `name`.
+    pub(super) fn load(tensors: &mut Tensors, name: &str, count: usize, width: usize) -> Result<Table, String> {
+        let (format, bytes) = tensors.raw(name, &[count, width])?;
+        let table = FloatMatrix::repack(format, count, width, &bytes);
+        Ok(Table(Arc::new(table.map_err(|error| format!("tensor {name}: {error}"))?)))
+    }
+
+    /// Vectors.
+    pub(super) fn count(&self) -> usize {
+        self.0.rows()
+    }
+
+    /// The vectors of `ids`, each below [`Self::count`], one behind the other.
+    pub(super) fn rows(&self, ids: &[u32]) -> Vec<f32> {
+        let width = self.0.columns();
+        let mut rows = vec![0.0; ids.len() * width];
+        rows.chunks_exact_mut(width).zip(ids).for_each(|(row, id)| self.0.row(*id as usize, row));
+        rows
     }
 }
 
@@ -239,8 +287,7 @@ pub(super) fn attend_joined(compute: &Compute, qkv: &[f32], hidden: usize, heads
     let count = qkv.len() / stride;
     let rows = |start: usize| Rows { data: qkv.get(start..).unwrap_or_default(), stride, count };
     let (queries, keys, values) = (rows(0), rows(hidden), rows(2 * hidden));
-    let attention = Attention { queries, keys, values, heads, width: hidden / heads, causal };
-    vision::attend(compute.isa, &compute.pool, &attention)
+    attend(compute, [queries, keys, values], hidden / heads, heads, causal)
 }
 
 /// Attention of dense rows to other dense rows.
@@ -254,8 +301,22 @@ pub(super) fn attend_dense(
 ) -> Vec<f32> {
     let rows = |data| Rows::dense(data, hidden);
     let (queries, keys, values) = (rows(queries), rows(keys), rows(values));
-    let attention = Attention { queries, keys, values, heads, width: hidden / heads, causal: false };
-    vision::attend(compute.isa, &compute.pool, &attention)
+    attend(compute, [queries, keys, values], hidden / heads, heads, false)
+}
+
+/// What queries see of keys and values; the last query is at the last key's place if `causal`.
+pub(super) fn attend(
+    compute: &Compute,
+    [queries, keys, values]: [Rows<'_>; 3],
+    width: usize,
+    heads: usize,
+    causal: bool,
+) -> Vec<f32> {
+    let scale = 1.0 / (width as f32).sqrt();
+    let attention = Attention { queries, keys, values, heads, width, scale, bias: &[], causal };
+    let mut out = vec![0.0; queries.count * heads * width];
+    maps::attend(compute.isa, &compute.pool, &attention, &mut out);
+    out
 }
 
 /// A picture cut into patches, each made one row.

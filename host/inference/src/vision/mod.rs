@@ -9,8 +9,8 @@
 //!
 //! A folder holds `config.json`, `preprocessor_config.json`, `model.safetensors` and, where the model reads or writes
 //! texts, `tokenizer.json`, all as published. Each model waits at a [`Desk`] of its own: decoding a picture, which is
-//! hostile, and everything after it happen on the model's thread and those of its pool. Weights are kept as float32,
-//! packed once.
+//! hostile, and everything after it happen on the model's thread and those of its pool. Weights of products stay in
+//! the type of their file; those of convolutions are float32.
 
 mod blip;
 mod contrastive;

@@ -1,16 +1,14 @@
-//! What networks that look at pictures need beyond [`crate::linear`]: convolutions, pools, attention without a cache,
-//! and row-wise work spread over threads.
+//! What networks that look at pictures need beyond [`crate::linear`]: convolutions, pools and row-wise work
+//! spread over threads.
 //!
 //! Pictures are stored pixel by pixel with their channels beside each other, so that a convolution is a product of rows
-//! with a packed matrix and a convolution of one pixel is that product alone. Work is cut by rows (pixels, tokens,
-//! heads), so how many threads there are changes no result.
+//! with a packed matrix and a convolution of one pixel is that product alone. Work is cut by rows (pixels,
+//! tokens), so how many threads there are changes no result.
 
-mod attention;
 mod conv;
 mod pool;
 mod rows;
 
-pub use attention::{Attention, attend};
 pub use conv::{BatchNorm, Conv, Map};
 pub use pool::{max_pool, mean_pool};
-pub use rows::{Activation, activate, each_row_block, linear_rows};
+pub use rows::{Activation, activate, each_row_block};

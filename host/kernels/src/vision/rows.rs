@@ -1,9 +1,8 @@
-//! Row-wise work on several threads: products, activations and whatever else treats rows alike.
+//! Row-wise work on several threads: activations and whatever else treats rows alike.
 
 use crate::elementwise::exp;
 use crate::encoder;
 use crate::isa::{Isa, per_isa};
-use crate::linear::{Packed, Rows, linear};
 use crate::threads::{Scatter, ThreadPool};
 
 /// The least and the most rows that one thread takes at once.
@@ -72,25 +71,8 @@ pub fn each_row_block(pool: &ThreadPool, data: &mut [f32], width: usize, work: i
     );
 }
 
-/// `y = x Wᵀ + b` for dense rows. An empty bias is zero.
-pub fn linear_rows(isa: Isa, pool: &ThreadPool, x: &[f32], weight: &Packed, bias: &[f32], y: &mut Vec<f32>) {
-    let (inputs, outputs) = (weight.inputs(), weight.outputs());
-    let rows = Rows::dense(x, inputs).count;
-    y.resize(rows * outputs, 0.0);
-    if outputs == 0 {
-        return;
-    }
-    each_row_block(pool, y, outputs, |first, block| {
-        let count = block.len() / outputs;
-        let x = Rows { data: &x[first * inputs..], stride: inputs, count };
-        linear(isa, x, weight, bias, block, outputs);
-    });
-}
-
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
-
     use super::*;
 
     #[test]
@@ -108,21 +90,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn threads_change_no_row() {
-        let (rows, inputs, outputs) = (101, 7, 33);
-        let x: Vec<f32> = (0..rows * inputs).map(|i| (i as f32 * 0.3).sin()).collect();
-        let weight: Vec<f32> = (0..outputs * inputs).map(|i| (i as f32 * 0.7).cos()).collect();
-        let packed = Packed::from_rows(&weight, outputs, inputs);
-        let product = |threads: usize| {
-            let pool = ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap();
-            let mut y = Vec::new();
-            linear_rows(Isa::best(), &pool, &x, &packed, &[], &mut y);
-            y
-        };
-        let one = product(1);
-        assert_eq!((one.len(), product(2) == one, product(3) == one), (rows * outputs, true, true));
     }
 }
