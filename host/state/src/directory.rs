@@ -53,8 +53,7 @@ impl Directory {
     /// When either is no name for a file.
     pub fn file(&self, kind: &str, name: &str) -> Result<PathBuf, StateError> {
         for part in [kind, name] {
-            let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-            if part.is_empty() || part.len() > 64 || !part.bytes().all(sound) {
+            if !is_name(part) {
                 return Err(StateError::Name(part.to_owned()));
             }
         }
@@ -82,6 +81,16 @@ impl Directory {
         Ok(names)
     }
 
+    /// Forgets the open database of this name, so that the next who asks opens the file that is there then.
+    ///
+    /// # Errors
+    /// When either is no name for a file.
+    pub fn close(&self, kind: &str, name: &str) -> Result<(), StateError> {
+        self.file(kind, name)?;
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{kind}/{name}"));
+        Ok(())
+    }
+
     /// Closes the database and removes its file, if it is there. Whoever still holds it fails from now on.
     ///
     /// # Errors
@@ -104,8 +113,14 @@ impl Directory {
     }
 }
 
+/// Whether a folder or a file of the state may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=64).contains(&name.len()) && name.bytes().all(sound)
+}
+
 /// Makes a directory that only its owner reads: what workers keep may be anything.
-fn private_directory(path: &Path) -> Result<(), StateError> {
+pub(crate) fn private_directory(path: &Path) -> Result<(), StateError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -53,6 +53,18 @@ pub enum StateError {
     /// A name that cannot name a file of the state.
     #[error("{0:?} cannot name a store: names have lower-case letters, digits, `-` and `_`, up to 64")]
     Name(String),
+    /// A directory that is to be written has something in it.
+    #[error("{}: is not empty", .path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory that is to be restored from has no database.
+    #[error("{}: there is no backup: it has no databases", .path.display())]
+    NoBackup {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The writer has stopped: the process is about to end.
     #[error("{}: the store is closed", .path.display())]
     Closed {

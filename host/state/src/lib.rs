@@ -15,6 +15,7 @@
 #![deny(clippy::unwrap_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod backup;
 mod database;
 mod directory;
 mod error;

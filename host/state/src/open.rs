@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::StateError;
 
 /// "host" in ASCII: which program's file this is (SQLite's `application_id`).
-const APPLICATION: i32 = i32::from_be_bytes(*b"host");
+pub(crate) const APPLICATION: i32 = i32::from_be_bytes(*b"host");
 /// How long a statement waits for another process.
 const BUSY: Duration = Duration::from_secs(10);
 
