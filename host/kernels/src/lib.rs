@@ -13,6 +13,7 @@
 //! - [`cross`] attends in 32-bit floats over what does not change: an encoder's rows, and the past of beams.
 //! - [`elementwise`] holds the norms and activations between the products, [`rope`] the rotations.
 //! - [`low_rank`] adds the low-rank updates of adapters (LoRA) to those rows that have one.
+//! - [`distance`] compares vectors one pair at a time, for searching among many.
 //! - [`linear`] multiplies with float32 weights packed once, for encoders; [`encoder`] holds what stands between their
 //!   products; [`fixed`] attends over keys and values that many queries share, without a mask.
 //! - [`maps`] holds convolutions, norms and attention over maps of features, for models that draw.
@@ -37,6 +38,7 @@ pub mod candle_op;
 pub mod cross;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod distance;
 pub mod elementwise;
 pub mod encoder;
 pub mod fixed;

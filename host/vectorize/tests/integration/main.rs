@@ -1,0 +1,9 @@
+//! Tests of the crate from outside.
+
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod hostile;
+mod model;
+mod recall;
+mod support;
