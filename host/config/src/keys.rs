@@ -272,7 +272,7 @@ pub static QUEUES: Section = Section {
 pub static PRODUCER: Section = Section {
     keys: &[&[
         BINDING,
-        key("queue", Takes::Text, "the queue's name"),
+        required("queue", Takes::Text, "the queue's name"),
         key("delivery_delay", Takes::Whole(0, 43_200), "seconds before a message is delivered; default 0"),
         REMOTE,
     ]],
@@ -288,8 +288,16 @@ pub static CONSUMER: Section = Section {
         key("max_batch_timeout", Takes::Whole(0, 60), "seconds to wait for a batch to fill; default 5"),
         key("max_retries", Takes::Whole(0, 100), "times a message is tried again; default 3"),
         key("dead_letter_queue", Takes::Text, "the queue for messages whose retries are used up"),
-        key("max_concurrency", Takes::WholeOrNull(1, 250), "batches at the same time; default no bound"),
-        key("visibility_timeout_ms", Takes::Whole(0, 43_200_000), "milliseconds a pulled message is hidden"),
+        key(
+            "max_concurrency",
+            Takes::WholeOrNull(1, 250),
+            "batches at the same time; default as many as go well, up to 10",
+        ),
+        key(
+            "visibility_timeout_ms",
+            Takes::Whole(0, 43_200_000),
+            "milliseconds a pulled message is hidden; unused here",
+        ),
         key("retry_delay", Takes::Whole(0, 43_200), "seconds before a message is tried again; default 0"),
     ]],
     ignored: &[],

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use crate::ai::check_model_name;
 use crate::assets::{self, AssetsLayer};
-use crate::cron;
+use crate::cron::Cron;
 use crate::diagnostic::quoted;
 use crate::lora::check_lora_name;
 use crate::names::{is_binding, is_variable};
 use crate::outbound::{Outbound, destination};
+use crate::queues::{self, QueueConsumer};
 use crate::route::{HostPattern, PathPattern, Route};
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Node, Table, Value};
@@ -38,6 +39,10 @@ pub(crate) struct Layer {
     pub(crate) assets: Option<Option<AssetsLayer>>,
     /// In the order of the file; names are unique.
     pub(crate) bindings: Vec<Bound>,
+    /// What `[[queues.consumers]]` say, and where each names its queue. Environments inherit none.
+    pub(crate) consumers: Vec<Spanned<QueueConsumer>>,
+    /// None without `[triggers]`.
+    pub(crate) crons: Option<Vec<Cron>>,
     /// Sections that are read but not served, and where they stand.
     pub(crate) unserved: Vec<(&'static str, Span)>,
     /// Keys of `[[services]]` that are read but not acted on, and where they stand.
@@ -59,12 +64,7 @@ pub(crate) fn decode(table: &Table, span: Span, report: &mut Report) -> Layer {
     };
     let mut bindings = Bindings { bound: Vec::new(), taken: HashMap::new() };
     bindings.gather(table, report);
-    for (node, schedule) in texts(table.table("triggers").and_then(|triggers| triggers.array("crons"))) {
-        if let Err(error) = cron::check(schedule) {
-            let help = "a schedule has five fields, minute hour day month weekday, as in \"*/5 * * * *\"";
-            report.error_with_help(node.span, format!("{} is no cron schedule: {error}", quoted(schedule)), help);
-        }
-    }
+    let consumers = queues::consumers(table, report);
     Layer {
         span,
         name: text("name"),
@@ -81,9 +81,26 @@ pub(crate) fn decode(table: &Table, span: Span, report: &mut Report) -> Layer {
         outbound: table.table("outbound").map(|table| outbound(table, report)),
         assets: table.get("assets").map(|entry| entry.node.as_table().map(|assets| assets::decode(assets, report))),
         bindings: bindings.bound,
+        consumers,
+        crons: table.get("triggers").map(|_| crons(table, report)),
         unserved: unserved(table),
         unheeded: unheeded(table),
     }
+}
+
+fn crons(table: &Table, report: &mut Report) -> Vec<Cron> {
+    let mut crons: Vec<Cron> = Vec::new();
+    for (node, schedule) in texts(table.table("triggers").and_then(|triggers| triggers.array("crons"))) {
+        match schedule.parse::<Cron>() {
+            Ok(cron) if crons.contains(&cron) => {}
+            Ok(cron) => crons.push(cron),
+            Err(error) => {
+                let help = "a schedule has five fields, minute hour day month weekday, as in \"*/5 * * * *\"";
+                report.error_with_help(node.span, format!("{} is no cron schedule: {error}", quoted(schedule)), help);
+            }
+        }
+    }
+    crons
 }
 
 /// The names that an array of `[ai]` narrows a binding to. An array of tables alone defines entries and narrows nothing; an
@@ -203,8 +220,7 @@ fn outbound(table: &Table, report: &mut Report) -> Outbound {
 const RESOURCES: &[&str] = &["kv_namespaces", "vectorize", "d1_databases", "r2_buckets"];
 
 fn unserved(table: &Table) -> Vec<(&'static str, Span)> {
-    let sections = RESOURCES.iter().chain(&["queues", "triggers"]);
-    sections.filter_map(|name| Some((*name, table.get(name)?.key_span))).collect()
+    RESOURCES.iter().filter_map(|name| Some((*name, table.get(name)?.key_span))).collect()
 }
 
 /// What `[[services]]` says beyond the name of the worker to call.
@@ -245,8 +261,7 @@ impl Bindings {
                 self.add(name, span, "services", binding, report);
             }
         }
-        let producers = table.table("queues").and_then(|queues| queues.array("producers"));
-        self.resources(producers, "queues.producers", report);
+        self.producers(table, report);
         if let Some((name, span)) = table.table("assets").and_then(|assets| assets.text("binding")) {
             self.add(name, span, "assets", Binding::Assets, report);
         }
@@ -271,6 +286,18 @@ impl Bindings {
             if let Some((name, span)) = table.text("binding") {
                 self.add(name, span, section, Binding::Other { section }, report);
             }
+        }
+    }
+
+    fn producers(&mut self, table: &Table, report: &mut Report) {
+        let producers = table.table("queues").and_then(|queues| queues.array("producers"));
+        for table in producers.unwrap_or_default().iter().filter_map(Node::as_table) {
+            let Some((name, span)) = table.text("binding") else { continue };
+            // The name is taken, whatever is wrong with the queue.
+            let queue = queues::queue_name(table, "queue", report).map(|(queue, _)| queue);
+            let delay = table.whole("delivery_delay").and_then(|delay| u32::try_from(delay).ok()).unwrap_or(0);
+            let binding = Binding::Queue { queue: queue.unwrap_or_default(), delivery_delay: delay };
+            self.add(name, span, "queues.producers", binding, report);
         }
     }
 

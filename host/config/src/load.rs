@@ -305,11 +305,12 @@ impl Loader<'_> {
         }
     }
 
-    /// No two workers share a name or a route.
+    /// No two workers share a name, a route or a queue to consume.
     fn check_unique(&mut self, drafts: &[Draft]) {
         let mut names: HashMap<&WorkerName, Span> = HashMap::new();
         let mut routes: HashMap<&Route, (&WorkerName, Span)> = HashMap::new();
-        for Draft { worker, name_span, route_spans } in drafts {
+        let mut queues: HashMap<&str, (&WorkerName, Span)> = HashMap::new();
+        for Draft { worker, name_span, route_spans, consumer_spans } in drafts {
             if let Some(there) = names.insert(&worker.name, *name_span) {
                 let message = format!("another worker is named `{}`: {}", worker.name, self.place(there, *name_span));
                 self.report.error_with_help(*name_span, message, "every worker needs a name of its own");
@@ -318,6 +319,14 @@ impl Loader<'_> {
                 if let Some((other, there)) = routes.insert(route, (&worker.name, *span)) {
                     let place = self.place(there, *span);
                     self.report.error(*span, format!("the route `{route}` belongs to `{other}` already: {place}"));
+                }
+            }
+            for (consumer, span) in worker.consumers.iter().zip(consumer_spans) {
+                if let Some((other, there)) = queues.insert(&consumer.queue, (&worker.name, *span)) {
+                    let (queue, place) = (&consumer.queue, self.place(there, *span));
+                    let message =
+                        format!("the queue `{queue}` is consumed by `{other}` and by `{}`: {place}", worker.name);
+                    self.report.error_with_help(*span, message, "a queue has one worker that handles its messages");
                 }
             }
         }

@@ -76,6 +76,12 @@ fn misplaced(root: &Table, report: &mut Report) {
 /// The layer of an environment: what it says, and what it inherits.
 pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report) -> Layer {
     warn_of_what_is_left_out(&top.bindings, &layer, name, report);
+    if !top.consumers.is_empty() && layer.consumers.is_empty() {
+        let lacking = listed(top.consumers.iter().map(|consumer| consumer.value.queue.as_str()));
+        let message = format!("`queues.consumers` is not inherited: the environment lacks {lacking}");
+        let help = format!("repeat it as `env.{name}.queues.consumers` if the environment needs it");
+        report.warn(layer.span, message, Some(help));
+    }
     let mut bindings = layer.bindings;
     if layer.assets.is_none() {
         // `assets` is inherited as `main` is, and its binding with it, unless the environment uses the name.
@@ -83,10 +89,6 @@ pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report)
         let free: Vec<Bound> = assets.filter(|bound| bindings.iter().all(|own| own.name != bound.name)).collect();
         bindings.extend(free);
     }
-    let mut unserved = layer.unserved;
-    let inherited = top.unserved.into_iter().filter(|(section, _)| *section == "triggers");
-    let new: Vec<_> = inherited.filter(|(section, _)| unserved.iter().all(|(own, _)| own != section)).collect();
-    unserved.extend(new);
     let own_name = layer.name.or_else(|| {
         let top = top.name?;
         Some(top.map(|top| Spanned { value: format!("{}-{name}", top.value), span: top.span }))
@@ -103,7 +105,9 @@ pub(crate) fn inherit(top: Layer, name: &str, layer: Layer, report: &mut Report)
         outbound: layer.outbound.or(top.outbound),
         assets: layer.assets.or(top.assets),
         bindings,
-        unserved,
+        consumers: layer.consumers,
+        crons: layer.crons.or(top.crons),
+        unserved: layer.unserved,
         unheeded: layer.unheeded,
     }
 }
@@ -132,6 +136,7 @@ pub(crate) struct Draft {
     pub(crate) worker: Worker,
     pub(crate) name_span: Span,
     pub(crate) route_spans: Vec<Span>,
+    pub(crate) consumer_spans: Vec<Span>,
 }
 
 /// Makes a worker of a layer; none if it has no usable name, or neither a usable `main` nor usable assets.
@@ -164,6 +169,10 @@ pub(crate) fn assemble(layer: Layer, file: &Path, directory: &Path, home: Home, 
         }
     };
     let has_main = main.is_some();
+    if let (false, Some(consumer)) = (has_main, layer.consumers.first()) {
+        let message = format!("a worker without `main` cannot handle messages of the queue `{}`", consumer.value.queue);
+        report.error_with_help(consumer.span, message, "add `main`, or leave `[[queues.consumers]]` out");
+    }
     // As with `main`: none that is absent, or one that is right.
     let assets = layer.assets.map(|assets| assets.and_then(|assets| assets.finish(directory, has_main, report)));
     let (name, name_span) = name?;
@@ -171,6 +180,7 @@ pub(crate) fn assemble(layer: Layer, file: &Path, directory: &Path, home: Home, 
     let mut assets = assets.map_or(Some(None), |assets| assets.map(Some))?;
     let routes = layer.routes.unwrap_or_default();
     let route_spans = routes.iter().map(|route| route.span).collect();
+    let consumer_spans = layer.consumers.iter().map(|consumer| consumer.span).collect();
     let bindings: BTreeMap<String, Binding> = layer.bindings.into_iter().map(|it| (it.name, it.binding)).collect();
     if let Some(assets) = &mut assets {
         // An environment that inherits the files may have given their name to something else.
@@ -188,9 +198,11 @@ pub(crate) fn assemble(layer: Layer, file: &Path, directory: &Path, home: Home, 
         limits: layer.limits.unwrap_or_default(),
         outbound: layer.outbound.unwrap_or_default(),
         assets,
+        consumers: layer.consumers.into_iter().map(|consumer| consumer.value).collect(),
+        crons: layer.crons.unwrap_or_default(),
         home,
     };
-    Some(Draft { worker, name_span, route_spans })
+    Some(Draft { worker, name_span, route_spans, consumer_spans })
 }
 
 fn worker_name(name: &Spanned<String>, report: &mut Report) -> Option<(WorkerName, Span)> {

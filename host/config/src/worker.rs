@@ -13,9 +13,11 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::assets::Assets;
+use crate::cron::Cron;
 use crate::explain::Home;
 use crate::names::WorkerName;
 use crate::outbound::Outbound;
+use crate::queues::QueueConsumer;
 use crate::route::Route;
 
 /// A worker of the project.
@@ -46,6 +48,10 @@ pub struct Worker {
     pub outbound: Outbound,
     /// Its static files. Key `assets`.
     pub assets: Option<Assets>,
+    /// The queues that it handles messages of. Key `queues.consumers`.
+    pub consumers: Vec<QueueConsumer>,
+    /// When its `scheduled` handler runs. Key `triggers.crons`.
+    pub crons: Vec<Cron>,
     /// Where in its file more would be granted.
     #[serde(skip)]
     pub(crate) home: Home,
@@ -104,6 +110,13 @@ pub enum Binding {
         /// The entrypoint to call, which is read and not acted on.
         #[serde(skip_serializing_if = "Option::is_none")]
         entrypoint: Option<String>,
+    },
+    /// `[[queues.producers]]`.
+    Queue {
+        /// The queue to send to.
+        queue: String,
+        /// Seconds before a message is delivered, unless it says otherwise. Key `delivery_delay`, default 0.
+        delivery_delay: u32,
     },
     /// A binding that is read, so that its name is taken, and that this version does not serve.
     Other {
@@ -199,7 +212,7 @@ impl Default for Limits {
     }
 }
 
-fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u128(duration.as_millis())
 }
 
