@@ -91,6 +91,29 @@ pub enum CallStyle {
     Llama3,
     /// `[TOOL_CALLS] [{"name": …, "arguments": …}, …]`, after a text or without: Mistral, versions 1 to 3 of its format.
     Mistral,
+    /// Not in its text: the backend takes tools as they are and gives calls as [`GenerateEvent::Calls`].
+    Native,
+}
+
+/// Whether an answer has to call a tool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// Text or calls, as the model likes.
+    #[default]
+    Auto,
+    /// At least one call.
+    Required,
+    /// One call of the only tool that there is.
+    Named,
+}
+
+/// A call of a tool in an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolCall {
+    /// The tool's name.
+    pub name: String,
+    /// What it is called with: an object, if the model keeps to the tool's schema.
+    pub arguments: Value,
 }
 
 /// A function that the model may ask its caller to call.
@@ -104,7 +127,7 @@ pub struct Tool {
     pub parameters: Value,
 }
 
-/// The events of one generation: any number of `Text`, then one `Done` or `Failed`. Dropping it cancels the generation.
+/// The events of one generation: any number of `Text`, at most one `Calls`, then one `Done` or `Failed`. Dropping it cancels the generation.
 pub type GenerateStream = BoxStream<'static, GenerateEvent>;
 
 /// One generation.
@@ -118,6 +141,12 @@ pub struct GenerateRequest {
     pub lora: Option<String>,
     /// What the model may ask to be called; the prompt tells it.
     pub tools: Vec<Tool>,
+    /// Whether one of them has to be called. Models that write calls as text are held to it by `format`.
+    pub tool_choice: ToolChoice,
+    /// Whether the events are read as they come. What is only read whole may be made anew where its maker fails.
+    pub streamed: bool,
+    /// Whether the request names the temperature, which is a default otherwise.
+    pub temperature_is_chosen: bool,
     /// How to pick tokens.
     pub sampling: Sampling,
     /// What the answer must look like, where anything is not good enough.
@@ -185,6 +214,8 @@ pub struct Sampling {
 pub enum GenerateEvent {
     /// More of the answer: valid UTF-8, never part of a stop text.
     Text(String),
+    /// Calls of tools, all of the answer's at once: [`CallStyle::Native`] alone.
+    Calls(Vec<ToolCall>),
     /// The end.
     Done {
         /// Why it ended.

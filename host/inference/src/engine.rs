@@ -19,12 +19,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
 use crate::device::Placement;
+use crate::remote::RemoteModel;
 use crate::request::{ByteStream, RunOutput, RunRequest, RunResponse};
 use crate::speech::Precision;
 use crate::store::{self, Store};
@@ -118,6 +120,8 @@ pub enum LocalSource {
     Path(PathBuf),
     /// A script for the deterministic stand-in.
     Mock(Value),
+    /// Other servers.
+    Remote(RemoteModel),
 }
 
 /// Where to compute.
@@ -171,6 +175,9 @@ pub struct ModelInfo {
     pub parameters: Option<u64>,
     /// Whether the hub gives the weights only to those who have accepted terms.
     pub gated: Option<bool>,
+    /// The addresses of the servers that it is on, if it is on others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
 }
 
 /// Whether a model can answer.
@@ -184,6 +191,8 @@ pub enum Availability {
     OnDisk,
     /// A script, no weights.
     Scripted,
+    /// On other servers, which are not asked whether they are there.
+    Remote,
     /// The catalogue can fetch it.
     Pullable,
     /// The name is known; its weights are not on this machine and the catalogue cannot fetch them.
@@ -209,6 +218,24 @@ struct Inner {
     adapters: BTreeMap<String, Vec<AdapterSource>>,
     residency: Residency,
     settings: load::Settings,
+    /// How many calls are under way that somebody waits for.
+    calls: watch::Sender<usize>,
+}
+
+/// A call under way, counted for as long as this exists.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn begin(calls: &watch::Sender<usize>) -> Self {
+        calls.send_modify(|calls| *calls += 1);
+        Self(calls.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -228,8 +255,9 @@ impl Engine {
             faults.push(fault);
             Placement::default()
         });
+        let queue = config.queue.unwrap_or(EngineConfig::QUEUE);
         let directory =
-            Directory::new(config.models, config.aliases, Store::open(config.models_directory), &mut faults);
+            Directory::new(config.models, config.aliases, Store::open(config.models_directory), queue, &mut faults);
         let adapters = adapters::by_model(config.adapters, &directory, &mut faults);
         if !faults.is_empty() {
             return Err(EngineError::Config(faults));
@@ -241,11 +269,12 @@ impl Engine {
             residency: Residency::new(config.memory_bytes),
             settings: load::Settings {
                 threads: config.threads.unwrap_or(cores),
-                queue: config.queue.unwrap_or(EngineConfig::QUEUE),
+                queue,
                 memory: config.memory_bytes,
                 placement,
                 placement_is_chosen: config.device != DeviceChoice::Auto,
             },
+            calls: watch::Sender::new(0),
         })))
     }
 
@@ -257,6 +286,29 @@ impl Engine {
     /// 5007 for an unknown model, 3046 for one whose weights are not here, 3008 after [`Engine::shutdown`], and
     /// whatever the task reports.
     pub async fn run(&self, request: RunRequest) -> Result<RunResponse, AiError> {
+        let call = Counted::begin(&self.0.calls);
+        let mut response = self.run_in_background(request).await?;
+        if let RunOutput::Stream { body, .. } = &mut response.output {
+            let counted = std::mem::replace(body, Box::pin(stream::empty()));
+            // Under way until its stream has ended or is dropped.
+            *body = Box::pin(counted.inspect(move |_| {
+                let _ = &call;
+            }));
+        }
+        Ok(response)
+    }
+
+    /// Resolves when no call is under way but those in the background.
+    pub async fn idle(&self) {
+        // The sender lives as long as the engine.
+        let _ = self.0.calls.subscribe().wait_for(|calls| *calls == 0).await;
+    }
+
+    /// As [`Engine::run`], for work that can wait: it does not keep the engine from being idle.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn run_in_background(&self, request: RunRequest) -> Result<RunResponse, AiError> {
         let request_id = request_id();
         let lease = self.lease(&request.model).await?;
         tracing::debug!(request_id, tenant = %request.tenant.0, model = lease.name(), "ai run");
@@ -285,7 +337,7 @@ impl Engine {
         let loaded = self.0.residency.loaded();
         let mut models = self.0.directory.list();
         for model in &mut models {
-            if loaded.contains(&model.name) {
+            if loaded.contains(&model.name) && model.availability != Availability::Remote {
                 model.availability = Availability::Loaded;
             }
         }
@@ -329,6 +381,7 @@ impl Engine {
                 load::Plan::Files { task: known.task, files, adapters }
             }
             Source::Script(script) => load::Plan::Script { task: known.task, script },
+            Source::Remote(remote) => load::Plan::Remote { task: known.task, remote },
             Source::Package(_) => {
                 return Err(AiError::model_unavailable(format_args!(
                     "{0} is not on this machine yet. Fetch it with:\n  host models pull {0}",

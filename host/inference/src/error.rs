@@ -93,6 +93,11 @@ impl AiError {
         }
     }
 
+    /// 2003: the gateway takes no more calls for now.
+    pub fn rate_limited(retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(2003, 429, "Rate limited") }
+    }
+
     /// 3040: one request of a worker made more calls than it may.
     pub fn too_many_subrequests() -> Self {
         Self::new(3040, 429, "Too many subrequests by one request of the worker (limits.subrequests)")

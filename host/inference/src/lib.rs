@@ -21,6 +21,7 @@ pub mod mock;
 mod nearest;
 mod noise;
 mod pictures;
+pub mod remote;
 mod request;
 pub mod seq2seq;
 mod sound;

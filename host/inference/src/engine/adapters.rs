@@ -34,7 +34,10 @@ pub(super) fn by_model(
         };
         for base in &bases {
             match directory.find(base) {
-                Some(known) if known.task != Task::TextGeneration || matches!(known.source, Source::Script(_)) => {
+                Some(known)
+                    if known.task != Task::TextGeneration
+                        || matches!(known.source, Source::Script(_) | Source::Remote(_)) =>
+                {
                     faults.push(fault(format!("{base:?} cannot apply adapters; only models that generate text can")));
                 }
                 Some(known) => {

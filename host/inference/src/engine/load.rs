@@ -12,6 +12,7 @@ use crate::AiError;
 use crate::backend::Model;
 use crate::catalogue::Task;
 use crate::device::{self, Placement};
+use crate::remote::Remote;
 use crate::store::{Layout, read_config};
 use crate::text::AdapterSource;
 use crate::{diffusion, encoder, mock, seq2seq, speech, synthesis, tasks, text, vision};
@@ -51,6 +52,7 @@ impl Settings {
 pub(super) enum Plan {
     Files { task: Task, files: Files, adapters: Vec<AdapterSource> },
     Script { task: Task, script: Value },
+    Remote { task: Task, remote: Remote },
 }
 
 impl Plan {
@@ -63,7 +65,7 @@ impl Plan {
                 settings.with_cache(weights).unwrap_or(weights)
             }
             Plan::Files { files, .. } => files.bytes,
-            Plan::Script { .. } => 0,
+            Plan::Script { .. } | Plan::Remote { .. } => 0,
         }
     }
 }
@@ -118,6 +120,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
         Plan::Files { task: Task::TextToImage, files, .. } => painter(&files.layout, settings),
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
+        Plan::Remote { task, remote } => Ok(tasks::prompted::as_task(remote.model(), task)),
     }
 }
 

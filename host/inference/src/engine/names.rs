@@ -15,6 +15,7 @@ use crate::backend::Pooling;
 use crate::catalogue::{self, Task};
 use crate::mock;
 use crate::nearest::nearest;
+use crate::remote::Remote;
 use crate::speech::Precision;
 use crate::store::{self, Installed, Layout, ModelName, Store};
 
@@ -103,6 +104,8 @@ pub(super) enum Source {
     Files(Files),
     /// A script.
     Script(Value),
+    /// Other servers.
+    Remote(Remote),
     /// Weights that can be pulled.
     Package(&'static catalogue::Entry),
     /// A name and nothing else.
@@ -127,13 +130,14 @@ impl Directory {
         models: Vec<LocalModel>,
         aliases: BTreeMap<String, String>,
         store: Store,
+        queue: NonZeroUsize,
         faults: &mut Vec<ConfigFault>,
     ) -> Self {
         let mut directory = Directory { local: BTreeMap::new(), aliases: BTreeMap::new(), store };
         for model in models {
             check_name(&model.name, faults);
             let name = model.name.clone();
-            match local(model) {
+            match local(model, queue) {
                 Ok(known) => {
                     if directory.local.insert(name.clone(), known).is_some() {
                         faults.push(ConfigFault::Duplicate(name));
@@ -236,6 +240,7 @@ impl Directory {
             revision: hosted.map(|hosted| hosted.revision.clone()),
             parameters: hosted.and_then(|hosted| hosted.parameters),
             gated: hosted.and_then(|hosted| hosted.gated),
+            servers: Vec::new(),
         };
         match known.source {
             Source::Files(files) => {
@@ -246,6 +251,12 @@ impl Directory {
                 info.bytes = Some(files.bytes);
             }
             Source::Script(_) => info.availability = Availability::Scripted,
+            Source::Remote(remote) => {
+                info.availability = Availability::Remote;
+                info.dimensions = remote.dimensions().or(info.dimensions);
+                info.context = remote.context().or(info.context);
+                info.servers = remote.addresses();
+            }
             Source::Package(entry) => {
                 info.availability = Availability::Pullable;
                 info.bytes = Some(entry.package.bytes);
@@ -262,9 +273,13 @@ pub(super) fn check_name(name: &str, faults: &mut Vec<ConfigFault>) {
     }
 }
 
-fn local(model: LocalModel) -> Result<Known, ConfigFault> {
+fn local(model: LocalModel, queue: NonZeroUsize) -> Result<Known, ConfigFault> {
     let LocalModel { name, task, source, context, pooling, precision, speculate } = model;
     match source {
+        LocalSource::Remote(settings) => match Remote::new(settings, task, context, pooling, queue) {
+            Ok(remote) => Ok(Known { name, task: remote.task(), source: Source::Remote(remote) }),
+            Err(why) => Err(ConfigFault::Files { name, why }),
+        },
         LocalSource::Mock(script) => {
             let task = task.unwrap_or(Task::TextGeneration);
             if let Err(error) = mock::MockText::new(&script) {

@@ -14,7 +14,7 @@ use crate::AiError;
 use crate::Tenant;
 use crate::backend::{
     GenerateEvent, GenerateRequest, Message, Model, Prompt, Sampling, Summarization, SummaryRequest, TextGeneration,
-    Translation, TranslationRequest,
+    ToolChoice, Translation, TranslationRequest,
 };
 use crate::catalogue::Task;
 
@@ -90,6 +90,9 @@ impl Prompted {
                 prompt: Prompt::Messages(vec![message("system", instruction), message("user", &text[..length])]),
                 lora: None,
                 tools: Vec::new(),
+                tool_choice: ToolChoice::Auto,
+                streamed: false,
+                temperature_is_chosen: true,
                 sampling: Sampling {
                     temperature: 0.0,
                     top_p: 1.0,
@@ -119,6 +122,7 @@ impl Prompted {
         while let Some(event) = events.next().await {
             match event {
                 GenerateEvent::Text(text) => answer.push_str(&text),
+                GenerateEvent::Calls(_) => {}
                 GenerateEvent::Done { .. } => return Ok(answer.trim().to_owned()),
                 GenerateEvent::Failed(error) => return Err(error),
             }

@@ -16,9 +16,10 @@ use rand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::answer_format;
-use super::tools::{Call, Reader, Toolbox};
+use super::tools::{Reader, Toolbox, call_json};
 use crate::backend::{
-    FinishReason, GenerateEvent, GenerateRequest, GenerateStream, Message, Prompt, Sampling, TextGeneration, Usage,
+    CallStyle, FinishReason, GenerateEvent, GenerateRequest, GenerateStream, Message, Prompt, Sampling, TextGeneration,
+    ToolCall, Usage,
 };
 use crate::nearest::nearest;
 use crate::{AiError, RunOutput, RunRequest};
@@ -49,22 +50,26 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
     let style = model.call_style();
     let format = match (wanted.format, toolbox.is_empty()) {
         (format, true) => format,
+        (None, false) if style == CallStyle::Native => None,
         (None, false) => Some(toolbox.format(style)),
         (Some(_), false) => return Err(invalid("/response_format", "does not go together with '/tools'")),
     };
-    let reader = (!toolbox.is_empty()).then(|| Reader::new(style));
+    let reader = (!toolbox.is_empty() && style != CallStyle::Native).then(|| Reader::new(style));
     let generation = GenerateRequest {
         tenant: request.tenant.clone(),
         prompt: inputs.prompt()?,
         lora: inputs.lora(model.adapters(), &request.model)?,
+        tool_choice: toolbox.choice,
         tools: toolbox.tools,
+        streamed: streaming,
+        temperature_is_chosen: inputs.get("temperature").is_some(),
         sampling: inputs.sampling()?,
         format,
         stop: inputs.stop()?,
         max_tokens: inputs.max_tokens()?,
         deadline: deadline(&request.options)?,
     };
-    if reader.is_some() && matches!(generation.prompt, Prompt::Raw(_)) {
+    if !generation.tools.is_empty() && matches!(generation.prompt, Prompt::Raw(_)) {
         return Err(invalid("/raw", "does not go together with '/tools'"));
     }
     let events = model.generate(generation).await?;
@@ -94,17 +99,20 @@ pub(super) fn deadline(options: &Map<String, Value>) -> Result<Option<Instant>, 
 /// The document of an answer that is not streamed.
 async fn whole(mut events: GenerateStream, reader: Option<Reader>, json: bool, model: &str) -> Result<Value, AiError> {
     let mut answer = String::new();
+    let mut calls = Vec::new();
     while let Some(event) = events.next().await {
         match event {
             GenerateEvent::Text(text) => answer.push_str(&text),
+            GenerateEvent::Calls(made) => calls = made,
             GenerateEvent::Done { finish, usage } => {
                 report(model, finish, usage);
                 if let Some(mut reader) = reader {
                     reader.push(&answer);
-                    let calls: Vec<Value> = reader.finish().0.iter().map(Call::json).collect();
-                    if !calls.is_empty() {
-                        return Ok(json!({ "response": null, "tool_calls": calls, "usage": usage }));
-                    }
+                    calls = reader.finish().0;
+                }
+                if !calls.is_empty() {
+                    let calls: Vec<Value> = calls.iter().map(call_json).collect();
+                    return Ok(json!({ "response": null, "tool_calls": calls, "usage": usage }));
                 }
                 let response = match json {
                     true => answer_format::parse(&answer, finish == FinishReason::Length)?,
@@ -144,6 +152,7 @@ fn server_sent_events(
                     }
                     Some((piece(&text), Some((events, reader, model))))
                 }
+                Some(GenerateEvent::Calls(calls)) => Some((told_calls(&calls), Some((events, reader, model)))),
                 Some(GenerateEvent::Done { finish, usage }) => {
                     report(&model, finish, usage);
                     Some((last(reader, usage), None))
@@ -166,13 +175,17 @@ fn last(reader: Option<Reader>, usage: Usage) -> Bytes {
             last.extend(piece(&rest));
         }
         if !calls.is_empty() {
-            let calls: Vec<Value> = calls.iter().map(Call::json).collect();
-            last.extend(data(&json!({ "response": "", "tool_calls": calls })));
+            last.extend(told_calls(&calls));
         }
     }
     last.extend(data(&json!({ "response": "", "usage": usage })));
     last.extend_from_slice(b"data: [DONE]\n\n");
     Bytes::from(last)
+}
+
+fn told_calls(calls: &[ToolCall]) -> Bytes {
+    let calls: Vec<Value> = calls.iter().map(call_json).collect();
+    data(&json!({ "response": "", "tool_calls": calls }))
 }
 
 fn data(value: &Value) -> Bytes {
@@ -221,7 +234,9 @@ impl<'a> Inputs<'a> {
             }
         }
         if request.options.get("queueRequest").and_then(Value::as_bool) == Some(true) {
-            return Err(AiError::bad_input("option 'queueRequest' is not supported by this host yet"));
+            return Err(AiError::bad_input(
+                "option 'queueRequest' queues a batch, which only the AI binding of a worker does",
+            ));
         }
         match request.attachments.first() {
             Some(attachment) => {

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::AiError;
-use crate::backend::{AnswerFormat, CallStyle, Tool};
+use crate::backend::{AnswerFormat, CallStyle, Tool, ToolCall, ToolChoice as Choice};
 
 /// Tools in one request.
 const MAX_TOOLS: usize = 128;
@@ -18,32 +18,13 @@ const MAX_NAME: usize = 128;
 pub(crate) struct Toolbox {
     /// The tools that the model is told of. Empty when it must not call any.
     pub(crate) tools: Vec<Tool>,
-    choice: Choice,
+    /// Whether one of them has to be called.
+    pub(crate) choice: Choice,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Choice {
-    /// Text or calls, as the model likes.
-    #[default]
-    Auto,
-    /// At least one call.
-    Required,
-    /// One call of the only tool that is left.
-    Named,
-}
-
-/// A call in an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Call {
-    name: String,
-    arguments: Value,
-}
-
-impl Call {
-    /// As upstream gives it.
-    pub(super) fn json(&self) -> Value {
-        json!({ "name": self.name, "arguments": self.arguments })
-    }
+/// A call as upstream gives it.
+pub(super) fn call_json(call: &ToolCall) -> Value {
+    json!({ "name": call.name, "arguments": call.arguments })
 }
 
 impl Toolbox {
@@ -89,10 +70,10 @@ impl Toolbox {
         self.tools.is_empty()
     }
 
-    /// The grammar of an answer that may, or must, hold calls.
+    /// The grammar of an answer that may, or must, hold calls. What [`CallStyle::Native`] stands for reads none.
     pub(crate) fn format(&self, style: CallStyle) -> AnswerFormat {
         let arguments = match style {
-            CallStyle::Hermes | CallStyle::Mistral => "arguments",
+            CallStyle::Hermes | CallStyle::Mistral | CallStyle::Native => "arguments",
             CallStyle::Llama3 => "parameters",
         };
         let mut calls: Vec<Value> = self.tools.iter().map(|tool| call_schema(tool, arguments)).collect();
@@ -111,11 +92,11 @@ impl Toolbox {
         schema["x-guidance"] = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
         let more = if self.choice == Choice::Named { "" } else { " (\"\\n\" call)*" };
         AnswerFormat::Lark(match (style, self.choice) {
-            (CallStyle::Hermes, Choice::Auto) => format!(
+            (CallStyle::Hermes | CallStyle::Native, Choice::Auto) => format!(
                 "start: (begin body end)* REST\nbegin[lazy]: /(.|\\n)*<tool_call>/\nbody: /\\n?/ json\njson: %json {schema}\n\
                  end: /\\n?<\\/tool_call>/\nREST: /(.|\\n)*/"
             ),
-            (CallStyle::Hermes, _) => {
+            (CallStyle::Hermes | CallStyle::Native, _) => {
                 format!("start: call{more}\ncall: \"<tool_call>\\n\" json \"\\n</tool_call>\"\njson: %json {schema}")
             }
             (CallStyle::Llama3, Choice::Auto) => format!(
@@ -193,7 +174,7 @@ fn begin(style: CallStyle) -> Option<&'static str> {
     match style {
         CallStyle::Hermes => Some("<tool_call>"),
         CallStyle::Mistral => Some("[TOOL_CALLS]"),
-        CallStyle::Llama3 => None,
+        CallStyle::Llama3 | CallStyle::Native => None,
     }
 }
 
@@ -226,13 +207,14 @@ impl Reader {
     }
 
     /// The calls of the whole answer, and the text that has not been shown if there are none.
-    pub(super) fn finish(self) -> (Vec<Call>, String) {
+    pub(super) fn finish(self) -> (Vec<ToolCall>, String) {
         let parts = begin(self.style).into_iter().flat_map(|mark| self.text.split(mark).skip(1));
-        let calls: Vec<Call> = match self.style {
+        let calls: Vec<ToolCall> = match self.style {
             CallStyle::Hermes => {
                 parts.filter_map(|part| call(part.split(END).next().unwrap_or(part), "arguments")).collect()
             }
             CallStyle::Mistral => parts.flat_map(list).collect(),
+            CallStyle::Native => Vec::new(),
             CallStyle::Llama3 => {
                 let text = self.text.trim_start();
                 call(text.strip_prefix(TAG).unwrap_or(text), "parameters").into_iter().collect()
@@ -248,23 +230,23 @@ fn beginning_at_end(held: &str, text: &str) -> usize {
     (1..text.len()).rev().find(|length| text.is_char_boundary(*length) && held.ends_with(&text[..*length])).unwrap_or(0)
 }
 
-fn call(text: &str, arguments: &str) -> Option<Call> {
+fn call(text: &str, arguments: &str) -> Option<ToolCall> {
     read_call(serde_json::from_str(text.trim()).ok()?, arguments)
 }
 
 /// The calls of a JSON array, whatever follows it.
-fn list(text: &str) -> Vec<Call> {
+fn list(text: &str) -> Vec<ToolCall> {
     match serde_json::Deserializer::from_str(text).into_iter().next() {
         Some(Ok(Value::Array(calls))) => calls.into_iter().filter_map(|call| read_call(call, "arguments")).collect(),
         _ => Vec::new(),
     }
 }
 
-fn read_call(value: Value, arguments: &str) -> Option<Call> {
+fn read_call(value: Value, arguments: &str) -> Option<ToolCall> {
     let Value::Object(mut map) = value else { return None };
     let Value::String(name) = map.remove("name")? else { return None };
     let arguments = map.remove(arguments).unwrap_or_else(|| Value::Object(Map::new()));
-    Some(Call { name, arguments })
+    Some(ToolCall { name, arguments })
 }
 
 #[cfg(test)]
@@ -316,7 +298,7 @@ mod tests {
         let mut reader = Reader::new(style);
         let shown: String = pieces.iter().map(|piece| reader.push(piece)).collect();
         let (calls, rest) = reader.finish();
-        (shown, calls.iter().map(Call::json).collect(), rest)
+        (shown, calls.iter().map(call_json).collect(), rest)
     }
 
     #[test]

@@ -40,3 +40,7 @@ pub use lora::{AdapterSource, files::AdapterFiles};
 pub(crate) use mapped::Mapped;
 pub use model::TextModel;
 pub use scheduler::Statistics;
+pub(crate) use tool_prompt::normalize_calls;
+
+#[cfg(test)]
+pub(crate) use testing::request as testing_request;

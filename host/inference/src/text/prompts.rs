@@ -54,7 +54,7 @@ impl Prepare {
     }
 
     fn job(&self, request: GenerateRequest) -> Result<(Job, UnboundedReceiver<GenerateEvent>), AiError> {
-        let GenerateRequest { tenant, prompt, lora, tools, sampling, format, stop, max_tokens, deadline } = request;
+        let GenerateRequest { tenant, prompt, lora, tools, sampling, format, stop, max_tokens, deadline, .. } = request;
         let adapter = lora.map(|name| self.adapter(&name)).transpose()?;
         let (text, rendered) = match prompt {
             Prompt::Raw(text) => (text, false),

@@ -13,7 +13,7 @@ use super::load::LoadOptions;
 use super::model::TextModel;
 use super::template::ChatTemplate;
 use super::tokenizer::Vocabulary;
-use crate::backend::{GenerateRequest, Prompt, Sampling};
+use crate::backend::{GenerateRequest, Prompt, Sampling, ToolChoice};
 
 /// Writes a GGUF file of version 3 piece by piece.
 #[derive(Default, Clone)]
@@ -285,6 +285,9 @@ pub(crate) fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         sampling: greedy(),
         lora: None,
         tools: Vec::new(),
+        tool_choice: ToolChoice::Auto,
+        streamed: false,
+        temperature_is_chosen: false,
         format: None,
         stop: Vec::new(),
         max_tokens,

@@ -70,6 +70,11 @@ pub(super) fn normalize(mut messages: Vec<Message>, style: CallStyle) -> Vec<Mes
     messages
 }
 
+/// As [`normalize`], and every call has an id that its result names.
+pub(crate) fn normalize_calls(messages: Vec<Message>) -> Vec<Message> {
+    normalize(messages, CallStyle::Mistral)
+}
+
 /// The ids that a template sees.
 struct Ids {
     /// They must have nine letters and digits, and every call has one.

@@ -11,6 +11,9 @@ mod engine;
 mod hub;
 mod import;
 mod lora;
+mod remote;
+#[path = "../../../../tests/support/scripted.rs"]
+mod scripted;
 mod seq2seq;
 mod smollm2;
 mod speech;

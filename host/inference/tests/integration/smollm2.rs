@@ -82,6 +82,7 @@ async fn answer_of(model: &TextModel, request: GenerateRequest) -> (String, Fini
     while let Some(event) = events.next().await {
         match event {
             GenerateEvent::Text(more) => text.push_str(&more),
+            GenerateEvent::Calls(_) => panic!("no text model gives calls"),
             GenerateEvent::Done { finish, usage } => return (text, finish, usage),
             GenerateEvent::Failed(error) => panic!("{error}"),
         }

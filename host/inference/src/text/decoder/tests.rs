@@ -137,6 +137,7 @@ async fn answer(model: &TextModel, request: GenerateRequest) -> (String, FinishR
     while let Some(event) = events.next().await {
         match event {
             GenerateEvent::Text(more) => text.push_str(&more),
+            GenerateEvent::Calls(_) => panic!("no text model gives calls"),
             GenerateEvent::Done { finish, usage } => return (text, finish, usage),
             GenerateEvent::Failed(error) => panic!("{error}"),
         }

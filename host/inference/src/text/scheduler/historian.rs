@@ -196,6 +196,7 @@ pub(super) fn collect(events: &mut UnboundedReceiver<GenerateEvent>) -> (String,
     while let Ok(event) = events.try_recv() {
         match event {
             GenerateEvent::Text(more) => text.push_str(&more),
+            GenerateEvent::Calls(_) => panic!("no text model gives calls"),
             GenerateEvent::Done { finish, usage } => return (text, Some(Ok((finish, usage.completion_tokens)))),
             GenerateEvent::Failed(error) => return (text, Some(Err(error.code))),
         }

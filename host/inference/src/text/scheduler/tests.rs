@@ -31,6 +31,7 @@ fn collect(stream: GenerateStream) -> (String, Result<(FinishReason, usize), AiE
     for event in block_on(stream.collect::<Vec<_>>()) {
         match event {
             GenerateEvent::Text(more) => text.push_str(&more),
+            GenerateEvent::Calls(_) => panic!("no text model gives calls"),
             GenerateEvent::Done { finish, usage } => return (text, Ok((finish, usage.completion_tokens))),
             GenerateEvent::Failed(error) => return (text, Err(error)),
         }

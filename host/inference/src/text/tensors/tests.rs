@@ -185,6 +185,7 @@ async fn answer(model: &TextModel, prompt: &str) -> String {
     while let Some(event) = events.next().await {
         match event {
             GenerateEvent::Text(more) => text.push_str(&more),
+            GenerateEvent::Calls(_) => panic!("no text model gives calls"),
             GenerateEvent::Done { .. } => return text,
             GenerateEvent::Failed(error) => panic!("{error}"),
         }
