@@ -14,30 +14,30 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub method: String,
-    pub path: String,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Seen {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// A connection that a script writes to.
-pub struct Line(pub TcpStream);
+pub(crate) struct Line(pub(crate) TcpStream);
 
 impl Line {
     /// Writes as it is. Whether anybody still reads.
-    pub fn raw(&mut self, text: &str) -> bool {
+    pub(crate) fn raw(&mut self, text: &str) -> bool {
         self.0.write_all(text.as_bytes()).and_then(|()| self.0.flush()).is_ok()
     }
 
     /// A whole answer with a body.
-    pub fn answer(&mut self, status: u16, kind: &str, headers: &str, body: &str) {
+    pub(crate) fn answer(&mut self, status: u16, kind: &str, headers: &str, body: &str) {
         let length = body.len();
         self.raw(&format!(
             "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
@@ -45,37 +45,37 @@ impl Line {
     }
 
     /// A whole answer of JSON.
-    pub fn json(&mut self, status: u16, body: &str) {
+    pub(crate) fn json(&mut self, status: u16, body: &str) {
         self.answer(status, "application/json", "", body);
     }
 
     /// The head of an event stream.
-    pub fn begin_events(&mut self) {
+    pub(crate) fn begin_events(&mut self) {
         self.raw("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
     }
 
     /// One event.
-    pub fn event(&mut self, data: &str) -> bool {
+    pub(crate) fn event(&mut self, data: &str) -> bool {
         let text = format!("data: {data}\n\n");
         self.raw(&format!("{:x}\r\n{text}\r\n", text.len()))
     }
 
     /// The end of an event stream.
-    pub fn end_events(&mut self) {
+    pub(crate) fn end_events(&mut self) {
         self.event("[DONE]");
         self.raw("0\r\n\r\n");
     }
 
     /// Waits until the other side has closed the connection.
-    pub fn wait_for_close(&mut self) {
+    pub(crate) fn wait_for_close(&mut self) {
         let _ = self.0.set_read_timeout(Some(PATIENCE));
         while matches!(self.0.read(&mut [0; 256]), Ok(read) if read > 0) {}
     }
 }
 
 /// A running server. Dropping it closes its socket; connections end with their scripts.
-pub struct Scripted {
-    pub address: SocketAddr,
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
@@ -85,7 +85,7 @@ pub struct Scripted {
 impl Scripted {
     /// A server that answers each request with `script`, which is told how many came before. It closes the connection
     /// after a script that says so.
-    pub fn start(script: impl Fn(usize, &Seen, &mut Line) -> bool + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(script: impl Fn(usize, &Seen, &mut Line) -> bool + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a socket");
         let address = listener.local_addr().expect("an address");
         let (seen, connections): (Arc<Mutex<Vec<Seen>>>, Arc<AtomicUsize>) = Default::default();
@@ -109,22 +109,22 @@ impl Scripted {
     }
 
     /// Where it is, with a base path.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
     /// The requests so far.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("the list").clone()
     }
 
     /// Connections so far.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
     /// Waits until so many requests have come.
-    pub fn wait_for(&self, requests: usize) {
+    pub(crate) fn wait_for(&self, requests: usize) {
         let start = Instant::now();
         while self.seen().len() < requests {
             assert!(start.elapsed() < PATIENCE, "{} of {requests} requests came", self.seen().len());

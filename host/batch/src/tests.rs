@@ -11,6 +11,7 @@ fn engine(folder: &std::path::Path) -> Engine {
         source: LocalSource::Mock(script),
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     };
     let models =

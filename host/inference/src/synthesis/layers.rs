@@ -10,7 +10,7 @@ use host_kernels::encoder::{Activation, activate, add_and_normalize};
 use host_kernels::floats::{FloatFormat, FloatMatrix};
 use host_kernels::isa::Isa;
 use host_kernels::linear::Rows;
-use host_kernels::maps;
+use host_kernels::maps::{self, Mode};
 use host_kernels::threads::ThreadPool;
 
 use crate::tensors::Tensors;
@@ -164,7 +164,15 @@ impl Convolution {
         }
         if self.kernel == 1 && slope == 1.0 {
             out.resize(count * outputs, 0.0);
-            maps::project(compute.isa, &compute.pool, Rows::dense(x, inputs), &self.weight, &self.bias, out);
+            maps::project(
+                compute.isa,
+                &compute.pool,
+                Rows::dense(x, inputs),
+                &self.weight,
+                &self.bias,
+                Mode::Replace,
+                out,
+            );
             return;
         }
         // Of each remainder as many rows, the last of them zeros where they do not come out even.
@@ -182,7 +190,7 @@ impl Convolution {
         });
         let rows = Rows { data: sorted, stride: inputs, count: each * apart - (self.kernel - 1) };
         out.resize(rows.count * outputs, 0.0);
-        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, out);
+        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, Mode::Replace, out);
         if apart > 1 {
             std::mem::swap(out, sorted);
             out.resize(count * outputs, 0.0);
@@ -257,7 +265,7 @@ impl Upsampling {
         });
         let mut out = vec![0.0; count * self.weight.rows()];
         let rows = Rows { data: &padded, stride: inputs, count };
-        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, &mut out);
+        maps::project(compute.isa, &compute.pool, rows, &self.weight, &self.bias, Mode::Replace, &mut out);
         out
     }
 }

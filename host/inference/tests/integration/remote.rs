@@ -38,6 +38,7 @@ fn engine(task: Task, remote: RemoteModel) -> Engine {
         source: LocalSource::Remote(remote),
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     };
     // A budget of one byte: what is elsewhere takes none of it.
@@ -88,7 +89,9 @@ fn echo(_: usize, seen: &Seen, line: &mut Line) -> bool {
     if asked["stream"] == true {
         line.begin_events();
         line.event(&chunk(json!({ "role": "assistant", "content": "" })));
-        said.split_inclusive(' ').for_each(|word| drop(line.event(&chunk(json!({ "content": word })))));
+        for word in said.split_inclusive(' ') {
+            line.event(&chunk(json!({ "content": word })));
+        }
         line.event(r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#);
         line.event(USAGE);
         line.end_events();

@@ -12,7 +12,8 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use futures::stream::StreamExt;
 use host_inference::backend::{
-    AnswerFormat, FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, Usage,
+    AnswerFormat, FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, ToolChoice,
+    Usage,
 };
 use host_inference::tasks::text_generation;
 use host_inference::text::decoder::{self, Decoder, Source};
@@ -65,7 +66,10 @@ fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
         sampling: greedy(),
         lora: None,
         tools: Vec::new(),
+        tool_choice: ToolChoice::Auto,
         format: None,
+        streamed: false,
+        temperature_is_chosen: true,
         stop: Vec::new(),
         max_tokens,
         deadline: None,

@@ -26,6 +26,7 @@ fn engine(store: &Path) -> Engine {
         source,
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     };
     let models = vec![

@@ -62,6 +62,7 @@ pub(crate) async fn engine(options: &EngineOptions) -> Result<Value> {
         source: LocalSource::Path(options.model.clone()),
         context: Some(options.context),
         pooling: None,
+        precision: None,
         speculate: false,
     };
     let engine = Engine::new(EngineConfig {
