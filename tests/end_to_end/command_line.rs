@@ -156,3 +156,63 @@ fn a_hub_is_not_asked_where_the_user_is_offline() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && message.contains("HF_HUB_OFFLINE"), "{message}");
 }
+
+#[test]
+fn models_are_listed_by_licence_and_told_of_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&run(folder.path(), arguments).stdout).unwrap()
+    };
+    let listed = json(&["models", "list", "--licence", "LLAMA3.1", "--json"]);
+    let listed = listed.as_array().unwrap();
+    assert!(!listed.is_empty() && listed.iter().all(|model| model["licence"] == "llama3.1" && model["gated"] == true));
+    let model = json(&["models", "info", "@cf/meta/llama-3.1-8b-instruct-awq", "--json"]);
+    assert_eq!(model["repository"], "meta-llama/Llama-3.1-8B-Instruct");
+    assert_eq!((&model["revision"], &model["context"]), (&"main".into(), &131_072.into()));
+    let output = run(folder.path(), &["models", "info", "@cf/baai/bge-base-en-v1.5"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    for known in ["text-embeddings", "MIT", "109M", "768", "512 tokens", "BAAI/bge-base-en-v1.5", "host models pull"] {
+        assert!(text.contains(known), "{known}: {text}");
+    }
+    let output = run(folder.path(), &["models", "info", "bge-smal-en-v1.5"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("did you mean bge-small-en-v1.5"));
+}
+
+/// Answers every request with 403, and gives what was asked and with which token.
+fn mirror() -> (String, std::sync::mpsc::Receiver<String>) {
+    use std::io::{BufRead as _, Write as _};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (told, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let _ = told.send(head.join("\n"));
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    (url, asked)
+}
+
+#[test]
+fn a_mirror_is_asked_with_the_users_token_and_by_cloudflares_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, asked) = mirror();
+    for (arguments, path) in [
+        (&["hf:owner/repository", "--as", "mine"][..], "owner/repository"),
+        (&["@cf/meta/llama-3.2-1b-instruct", "--connections", "2"], "meta-llama/Llama-3.2-1B-Instruct"),
+    ] {
+        let mut pull = command();
+        pull.env("HF_ENDPOINT", format!("{url}/")).env("HF_TOKEN", "secret").env("HOST_MODELS_DIR", folder.path());
+        let output = pull.env_remove("HF_HUB_OFFLINE").args(["models", "pull"]).args(arguments).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && message.contains(&format!("{url}/{path}")), "{message}");
+        assert!(message.contains("HF_TOKEN") && !message.contains("secret"), "{message}");
+        let head = asked.recv().unwrap().to_lowercase();
+        assert!(head.contains(&path.to_lowercase()) && head.contains("authorization: bearer secret"), "{head}");
+    }
+    let output = run(folder.path(), &["models", "pull", "smollm2-135m-instruct", "--connections", "17"]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("1 to 16"));
+}
