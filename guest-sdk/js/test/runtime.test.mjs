@@ -383,6 +383,31 @@ test("events", async () => {
   await assert.rejects(failed("odd", {}), { payload: /does not know events of the kind odd/ });
 });
 
+test("batches of messages", async () => {
+  instance.logs = [];
+  const batch = (attempts) => ({
+    queue: "q",
+    metrics: { backlogCount: 3, backlogBytes: 20, oldestMessageTimestamp: 0 },
+    messages: [
+      { id: "a", timestamp: 0, attempts, contentType: "json", body: '{"n":1}' },
+      { id: "b", timestamp: 0, attempts, contentType: "text", body: "{" },
+      { id: "c", timestamp: 0, attempts, contentType: "bytes", body: "AP8=" },
+    ],
+  });
+  const handled = async (attempts) => {
+    const answer = await instance.exports.event("queue", new TextEncoder().encode(JSON.stringify(batch(attempts))));
+    return JSON.parse(new TextDecoder().decode(answer));
+  };
+  const said = { batch: { retry: {} }, messages: { a: "ack", b: { retry: { delaySeconds: 7 } } } };
+  assert.deepEqual(await handled(1), said);
+  assert.equal(lines()[0], "info: q 1 { 0,255 1970-01-01T00:00:00.000Z 1");
+  assert.match(lines()[1], /^warn: Received a call to retry\(\) on message a after ack\(\) was already called/);
+  assert.match(lines()[2], /^warn: Received a call to ack\(\) on message c after retryAll\(\) was already called/);
+  const { threw, ...rest } = await handled(2);
+  assert.deepEqual(rest, said);
+  assert.match(threw, /the batch broke/);
+});
+
 test("classes and the module cloudflare:workers", async () => {
   const other = await runtime.instance();
   await other.start(

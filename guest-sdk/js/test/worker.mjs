@@ -384,4 +384,14 @@ const worker = {
     console.log("scheduled", controller.scheduledTime, controller.cron, env.GREETING);
     ctx.waitUntil(scheduler.wait(1).then(() => console.log("later")));
   },
+  async queue(batch) {
+    const [first, second, third] = batch.messages;
+    console.log(batch.queue, first.body.n, second.body, [...third.body].join(), first.timestamp.toISOString(), first.attempts);
+    first.ack();
+    first.retry();
+    second.retry({ delaySeconds: 7 });
+    batch.retryAll();
+    third.ack();
+    if (first.attempts > 1) throw new Error("the batch broke");
+  },
 };

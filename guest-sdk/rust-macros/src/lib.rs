@@ -1,4 +1,4 @@
-//! The attribute that turns an async function into a worker's handler.
+//! The attributes that turn async functions into a worker's handlers.
 
 use proc_macro::TokenStream;
 use quote::quote;
@@ -35,13 +35,95 @@ use syn::{Error, FnArg, Ident, ItemFn, ReturnType};
 /// ```
 #[proc_macro_attribute]
 pub fn fetch(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    if arguments.is_empty() {
-        return expand(item);
-    }
-    Error::new(proc_macro2::Span::call_site(), "`#[fetch]` takes no arguments").to_compile_error().into()
+    bare(arguments, item, Kind::Fetch)
 }
 
-/// `#[event(fetch)]`, which is `#[fetch]` by its older name.
+/// Makes the function below it the handler of messages of the queues that the binding file has the worker consume.
+///
+/// The function is async, takes a `MessageBatch<T>` and, if it wants them, an `Env` and a `Context`, and returns a
+/// `Result<(), E>` where `E` can be displayed. After an `Err`, messages are delivered again of which nothing was said.
+///
+/// ```no_run
+/// # mod worker {
+/// use host_sdk::*;
+///
+/// #[queue]
+/// async fn main(batch: MessageBatch<String>, env: Env, ctx: Context) -> Result<()> {
+///     for message in batch.messages()? {
+///         console_log!("{}", message.body());
+///     }
+///     Ok(())
+/// }
+/// # }
+/// ```
+#[proc_macro_attribute]
+pub fn queue(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    bare(arguments, item, Kind::Queue)
+}
+
+/// Makes the function below it the handler of the schedules in the binding file.
+///
+/// The function is async, takes a `ScheduledEvent` and, if it wants them, an `Env` and a `ScheduleContext`, and returns
+/// nothing or a `Result<(), E>` where `E` can be displayed.
+///
+/// ```no_run
+/// # mod worker {
+/// use host_sdk::*;
+///
+/// #[scheduled]
+/// async fn main(event: ScheduledEvent, env: Env, ctx: ScheduleContext) {
+///     console_log!("{}", event.cron());
+/// }
+/// # }
+/// ```
+#[proc_macro_attribute]
+pub fn scheduled(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    bare(arguments, item, Kind::Scheduled)
+}
+
+/// A kind of handler.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Fetch,
+    Queue,
+    Scheduled,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Queue => "queue",
+            Self::Scheduled => "scheduled",
+        }
+    }
+
+    /// What such a handler takes, and what it returns.
+    fn shape(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Fetch => {
+                ("`req: Request`, then `env: Env` and `ctx: Context` if it wants them", "`Result<Response>`")
+            }
+            Self::Queue => {
+                ("`batch: MessageBatch<T>`, then `env: Env` and `ctx: Context` if it wants them", "`Result<()>`")
+            }
+            Self::Scheduled => (
+                "`event: ScheduledEvent`, then `env: Env` and `ctx: ScheduleContext` if it wants them",
+                "nothing or `Result<()>`",
+            ),
+        }
+    }
+}
+
+fn bare(arguments: TokenStream, item: TokenStream, kind: Kind) -> TokenStream {
+    if arguments.is_empty() {
+        return expand(item, kind);
+    }
+    let message = format!("`#[{}]` takes no arguments", kind.name());
+    Error::new(proc_macro2::Span::call_site(), message).to_compile_error().into()
+}
+
+/// `#[event(fetch)]`, `#[event(queue)]` and `#[event(scheduled)]`: the same attributes by their older names.
 ///
 /// ```no_run
 /// # mod worker {
@@ -55,77 +137,87 @@ pub fn fetch(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// ```
 #[proc_macro_attribute]
 pub fn event(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let kinds = [Kind::Fetch, Kind::Queue, Kind::Scheduled];
     match syn::parse::<Ident>(arguments) {
-        Ok(kind) if kind == "fetch" => expand(item),
-        Ok(kind) => {
-            Error::new(kind.span(), format!("`{kind}` events are not supported; use `fetch`")).to_compile_error().into()
-        }
+        Ok(name) => match kinds.into_iter().find(|kind| name == kind.name()) {
+            Some(kind) => expand(item, kind),
+            None => {
+                let message = format!("`{name}` events are not supported; use `fetch`, `queue` or `scheduled`");
+                Error::new(name.span(), message).to_compile_error().into()
+            }
+        },
         Err(error) => Error::new(error.span(), "write `#[event(fetch)]`").to_compile_error().into(),
     }
 }
 
-fn expand(item: TokenStream) -> TokenStream {
+fn expand(item: TokenStream, kind: Kind) -> TokenStream {
     let expanded = syn::parse::<ItemFn>(item).and_then(|function| {
-        check(&function)?;
-        Ok(handler(&function))
+        check(&function, kind)?;
+        Ok(handler(&function, kind))
     });
     expanded.unwrap_or_else(|error| error.to_compile_error()).into()
 }
 
-fn check(function: &ItemFn) -> Result<(), Error> {
-    let signature = &function.sig;
+fn check(function: &ItemFn, kind: Kind) -> Result<(), Error> {
+    let (signature, name, (takes, returns)) = (&function.sig, kind.name(), kind.shape());
     if signature.asyncness.is_none() {
-        return Err(Error::new(signature.fn_token.span, "the fetch handler must be an `async fn`"));
+        return Err(Error::new(signature.fn_token.span, format!("the {name} handler must be an `async fn`")));
     }
     if !signature.generics.params.is_empty() {
-        return Err(Error::new(signature.generics.span(), "the fetch handler cannot be generic"));
+        return Err(Error::new(signature.generics.span(), format!("the {name} handler cannot be generic")));
     }
     if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
-        return Err(Error::new(receiver.span(), "the fetch handler is a function, not a method"));
+        return Err(Error::new(receiver.span(), format!("the {name} handler is a function, not a method")));
     }
     if !(1..=3).contains(&signature.inputs.len()) {
-        let message = "the fetch handler takes `req: Request`, then `env: Env` and `ctx: Context` if it wants them";
-        return Err(Error::new(signature.inputs.span(), message));
+        return Err(Error::new(signature.inputs.span(), format!("the {name} handler takes {takes}")));
     }
-    if let ReturnType::Default = signature.output {
-        return Err(Error::new(signature.span(), "the fetch handler returns `Result<Response>`"));
+    if let (ReturnType::Default, true) = (&signature.output, kind != Kind::Scheduled) {
+        return Err(Error::new(signature.span(), format!("the {name} handler returns {returns}")));
     }
     Ok(())
 }
 
-fn handler(function: &ItemFn) -> proc_macro2::TokenStream {
+fn handler(function: &ItemFn, kind: Kind) -> proc_macro2::TokenStream {
     let name = &function.sig.ident;
     let arguments = match function.sig.inputs.len() {
-        1 => quote!(request),
-        2 => quote!(request, env),
-        _ => quote!(request, env, ctx),
+        1 => quote!(subject),
+        2 => quote!(subject, env),
+        _ => quote!(subject, env, ctx),
+    };
+    let body = match kind {
+        Kind::Fetch => quote! {
+            Fetch(|subject, env, ctx| ::std::boxed::Box::pin(async move {
+                match #name(#arguments).await {
+                    ::std::result::Result::Ok(response) => ::std::result::Result::Ok(response),
+                    ::std::result::Result::Err(error) => {
+                        ::std::result::Result::Err(::std::string::ToString::to_string(&error))
+                    }
+                }
+            }))
+        },
+        Kind::Queue => quote! {
+            Queue(|batch, env, ctx| {
+                let subject = batch.retyped();
+                ::std::boxed::Box::pin(async move {
+                    ::host_sdk::__private::Outcome::outcome(#name(#arguments).await)
+                })
+            })
+        },
+        Kind::Scheduled => quote! {
+            Scheduled(|subject, env, ctx| ::std::boxed::Box::pin(async move {
+                ::host_sdk::__private::Outcome::outcome(#name(#arguments).await)
+            }))
+        },
     };
     quote! {
         #function
 
+        #[allow(unused_variables)]
         const _: () = {
-            // Natively nothing calls the handler, and that is no fault of the worker's.
-            #[allow(dead_code)]
-            struct FetchHandler;
-
-            impl ::host_sdk::__private::Worker for FetchHandler {
-                #[allow(unused_variables)]
-                async fn fetch(
-                    request: ::host_sdk::Request,
-                    env: ::host_sdk::Env,
-                    ctx: ::host_sdk::Context,
-                ) -> ::std::result::Result<::host_sdk::Response, ::std::string::String> {
-                    match #name(#arguments).await {
-                        ::std::result::Result::Ok(response) => ::std::result::Result::Ok(response),
-                        ::std::result::Result::Err(error) => {
-                            ::std::result::Result::Err(::std::string::ToString::to_string(&error))
-                        }
-                    }
-                }
+            ::host_sdk::__private::inventory::submit! {
+                ::host_sdk::__private::Handler::#body
             }
-
-            #[cfg(target_family = "wasm")]
-            ::host_sdk::__private::export!(FetchHandler with_types_in ::host_sdk::__private::generated);
         };
     }
 }

@@ -139,6 +139,21 @@ impl Env {
         crate::Binding::new(name, kind)
     }
 
+    /// A queue to send to.
+    ///
+    /// # Errors
+    /// When the binding file grants no such binding; the message holds the lines to add.
+    ///
+    /// ```no_run
+    /// # async fn example(env: host_sdk::Env) -> host_sdk::Result<()> {
+    /// env.queue("JOBS")?.send("hello").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn queue(&self, name: &str) -> Result<crate::Queue> {
+        Ok(crate::Queue::new(self.binding(name, "queue")?))
+    }
+
     /// The name and kind of every binding, sorted by name. Values are not shown, so that this can be logged.
     ///
     /// ```no_run

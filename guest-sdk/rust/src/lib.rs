@@ -23,7 +23,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-// The generated bindings and `#[fetch]` name this crate from outside, also when they stand inside it.
+// The generated bindings and the attributes name this crate from outside, also when they stand inside it.
 extern crate self as host_sdk;
 
 pub mod ai;
@@ -36,9 +36,11 @@ mod fetch;
 mod glue;
 mod headers;
 mod method;
+mod queue;
 mod request;
 mod response;
 mod router;
+mod scheduled;
 mod sys;
 #[cfg(test)]
 mod testing;
@@ -52,19 +54,23 @@ pub use error::{AiError, BindingError, Error, Result};
 pub use fetch::Fetch;
 pub use futures_util;
 pub use headers::Headers;
-pub use host_sdk_macros::{event, fetch};
+pub use host_sdk_macros::{event, fetch, queue, scheduled};
 pub use method::Method;
+pub use queue::{Message, MessageBatch, Queue, QueueMetrics, QueueRetryOptions, RawMessage, SendMessage};
 pub use request::{Request, RequestInit};
 pub use response::{Response, StreamBody};
 pub use router::{RouteContext, RouteParams, Router};
+pub use scheduled::{ScheduleContext, ScheduledEvent};
 pub use time::{Delay, sleep};
 pub use url::Url;
 
 /// For the code that the macros of this crate write; nothing here is stable.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::glue::Worker;
-    pub use crate::sys::{export, generated};
+    pub use crate::glue::{Handler, Handling};
+    pub use crate::scheduled::Outcome;
+    pub use crate::sys::generated;
+    pub use inventory;
     pub use wit_bindgen;
 }
 

@@ -11,6 +11,7 @@ mod calls;
 mod env;
 mod grants;
 pub mod outbound;
+mod queue;
 mod resources;
 mod script;
 mod site;

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use host_config::Binding;
+use host_queues::Queues;
 use host_state::Directory;
 
 use crate::Callable;
+use crate::queue::Producer;
 
 /// What a project's bindings keep their data in. One for all of its workers, which may share an index or a queue.
 #[derive(Clone)]
 pub struct Resources {
     state: Directory,
+    queues: Queues,
 }
 
 impl Resources {
     /// Resources that keep their data in `state`.
     pub fn new(state: Directory) -> Self {
-        Self { state }
+        Self { queues: Queues::new(state.clone()), state }
     }
 
     /// The directory of the state.
@@ -24,8 +27,20 @@ impl Resources {
         &self.state
     }
 
+    /// The queues.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
     /// What answers the methods of a binding, if it is one that is called by method.
-    pub(crate) fn callable(&self, _binding: &Binding) -> Option<Arc<dyn Callable>> {
-        None
+    pub(crate) fn callable(&self, binding: &Binding) -> Option<Arc<dyn Callable>> {
+        match binding {
+            Binding::Queue { queue, delivery_delay } => {
+                // The binding file has no other names.
+                let queue = self.queues.queue(queue).ok()?;
+                Some(Arc::new(Producer::new(queue, *delivery_delay)))
+            }
+            _ => None,
+        }
     }
 }

@@ -159,7 +159,7 @@ impl Bench {
         None
     }
 
-    fn serve(&mut self, version: Version, reason: Reason, started: Instant) {
+    fn serve(&mut self, mut version: Version, reason: Reason, started: Instant) {
         let faulty = std::mem::replace(&mut self.faulty, false);
         self.models = version.models.clone();
         self.advise(&version.project.dev);
@@ -182,18 +182,26 @@ impl Bench {
             names = version.names();
         }
         say(&format!("reloaded {} in {} ms", names.join(", "), started.elapsed().as_millis()));
+        self.start_triggers(&mut version);
         self.served = Some(version);
     }
 
     /// Serves the first version.
-    fn begin(&mut self, version: Version) {
+    fn begin(&mut self, mut version: Version) {
         self.routes.replace(version.router());
         say(table::bindings(&version.project).trim_end());
         serve::announce(&self.addresses, &self.ip, version.project.workers.iter().map(|worker| worker.name.as_str()));
         if keys::listening() {
             say(keys::HELP);
         }
+        self.start_triggers(&mut version);
         self.served = Some(version);
+    }
+
+    fn start_triggers(&self, version: &mut Version) {
+        if let Err(failed) = version.start_triggers(self.workshop.resources().queues()) {
+            failed.print();
+        }
     }
 
     /// Says what only a restart can do.

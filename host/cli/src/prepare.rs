@@ -145,6 +145,11 @@ impl Workshop {
         })
     }
 
+    /// What the bindings keep their data in.
+    pub(crate) fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
     /// Makes every worker of a project, and starts an instance of each script. Every fault is told, not only the first.
     pub(crate) async fn sites(&mut self, project: &Project, engine: &Engine) -> Result<Sites, WorkerFaults> {
         let services = Services::default();

@@ -2,12 +2,13 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use host_config::Project;
 use host_inference::engine::Engine;
-use host_server::{Router, Server, ServerConfig};
+use host_server::{Router, Server, ServerConfig, Triggers};
+use tokio::sync::oneshot;
 
 use crate::args::{ServeArgs, listen_addresses};
 use crate::exit::{Done, Failed};
@@ -25,11 +26,12 @@ pub(crate) fn run(args: ServeArgs) -> Done {
 async fn serve(project: Project, args: &ServeArgs) -> Done {
     let engine = prepare::engine(&project)?;
     let resources = prepare::resources(&args.project, &project);
+    let queues = resources.queues().clone();
     let sites = Workshop::open(resources)?.sites(&project, &engine).await.map_err(Failed::usage)?;
     let ip = args.ip.as_deref().unwrap_or(&project.dev.ip);
     let port = args.port.unwrap_or(project.dev.port);
     let addresses = listen_addresses(ip).map_err(|error| Failed::usage(anyhow!(error)))?;
-    let server = bind(&addresses, port, Router::new(sites.served), ServerConfig::default())?;
+    let server = bind(&addresses, port, Router::new(sites.served.clone()), ServerConfig::default())?;
 
     if args.warm {
         warm(&engine, project.ai.aliases.values()).await;
@@ -37,11 +39,24 @@ async fn serve(project: Project, args: &ServeArgs) -> Done {
     print!("{}", table::bindings(&project));
     announce(&server.addresses(), ip, project.workers.iter().map(|worker| worker.name.as_str()));
 
-    let cut_off = server.run(stop_signal(), Duration::from_secs(args.grace)).await;
+    let triggers = Triggers::start(&project, &sites.served, &queues, true)?;
+    let grace = Duration::from_secs(args.grace);
+    let (halted, at) = oneshot::channel();
+    let stop = async {
+        stop_signal().await;
+        triggers.halt();
+        let _ = halted.send(Instant::now());
+    };
+    let cut_off = server.run(stop, grace).await;
+    let left = at.await.map_or(Duration::ZERO, |at| grace.saturating_sub(at.elapsed()));
+    let late = triggers.stop(left).await;
     sites.services.clear();
     engine.shutdown().await;
     if cut_off > 0 {
         tracing::warn!("{cut_off} connections did not end within {} s and were cut off", args.grace);
+    }
+    if late > 0 {
+        tracing::warn!("{late} handlers of events did not end within {} s and were cut off", args.grace);
     }
     Ok(())
 }

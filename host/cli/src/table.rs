@@ -17,6 +17,12 @@ pub(crate) fn bindings(project: &Project) -> String {
         if rows.is_empty() {
             let _ = writeln!(table, "  no bindings");
         }
+        for consumer in &worker.consumers {
+            let _ = writeln!(table, "  handles messages of the queue {}", consumer.queue);
+        }
+        for cron in &worker.crons {
+            let _ = writeln!(table, "  runs on schedule {cron}");
+        }
         if let Some(assets) = worker.assets.as_ref().filter(|assets| assets.binding.is_none()) {
             let _ = writeln!(table, "  serves the files of {}", directory(assets));
         }
@@ -44,6 +50,7 @@ fn describe(binding: &Binding, worker: &Worker) -> (&'static str, String) {
         },
         Binding::Assets => ("Assets", worker.assets.as_ref().map_or(String::new(), directory)),
         Binding::Service { service, .. } => ("Service", service.clone()),
+        Binding::Queue { queue, .. } => ("Queue", queue.clone()),
         Binding::Other { section } => ("-", format!("[{section}] is read but not served by this version")),
         _ => ("-", String::new()),
     }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -20,6 +20,8 @@ pub struct RequestContext {
     id: String,
     worker: Arc<str>,
     started: Instant,
+    /// How long it may take, where that is not the worker's own limit.
+    wall: Option<Duration>,
     failure: OnceLock<Failure>,
     /// What the guest did that would explain a trap, for example a refused growth of memory.
     suspicion: OnceLock<Failure>,
@@ -34,11 +36,12 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    pub(crate) fn new(id: String, worker: Arc<str>) -> Arc<Self> {
+    pub(crate) fn new(id: String, worker: Arc<str>, wall: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             id,
             worker,
             started: Instant::now(),
+            wall,
             failure: OnceLock::new(),
             suspicion: OnceLock::new(),
             finished: AtomicBool::new(false),
@@ -62,6 +65,11 @@ impl RequestContext {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// How long it may take, where a worker's requests may take `wall`.
+    pub(crate) fn wall(&self, wall: Duration) -> Duration {
+        self.wall.unwrap_or(wall)
     }
 
     /// Counts one outbound request or call of a binding, and says whether it is within `limit`.

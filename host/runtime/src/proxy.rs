@@ -247,9 +247,9 @@ impl WorkerExpiration for Expiration {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, since: Instant) -> Poll<()> {
         let seen = self.slot.look(|request| {
             request.register(cx.waker());
-            (request.has_failed(), request.is_finished(), request.started())
+            (request.has_failed(), request.is_finished(), request.started(), request.wall(self.wall))
         });
-        let Some((failed, finished, started)) = seen else {
+        let Some((failed, finished, started, wall)) = seen else {
             let deadline = since + self.wall;
             return self.poll_deadline(cx, deadline);
         };
@@ -261,7 +261,6 @@ impl WorkerExpiration for Expiration {
             return self.poll_deadline(cx, since + idle);
         }
         self.last.give_up();
-        let wall = self.wall;
         std::task::ready!(self.poll_deadline(cx, started + wall));
         self.slot.fail(Failure::WallExceeded { limit: wall });
         Poll::Ready(())

@@ -101,21 +101,3 @@ pub enum StartFault {
     #[error("the JavaScript engine cannot be started: {0:#}")]
     Engine(wasmtime::Error),
 }
-
-/// Why an event was not handled.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EventFault {
-    /// Components of wasi:http handle requests alone.
-    #[error("a component handles requests alone")]
-    Unsupported,
-    /// No instance could be started.
-    #[error(transparent)]
-    Start(#[from] StartFault),
-    /// The handler threw, or there is none. The log has the stack.
-    #[error("{0}")]
-    Threw(String),
-    /// A limit was broken.
-    #[error("{0}")]
-    Failed(Failure),
-}

@@ -4,6 +4,7 @@
 //! permit that a request holds until its answer has ended, the bounds on its bodies, and what a client that leaves does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body;
@@ -13,10 +14,11 @@ use wasmtime_wasi_http::WasiBody;
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::control::{RequestContext, RequestIds};
+use crate::event;
 use crate::link::{LinkError, WorkerConfig};
 use crate::proxy::Proxy;
-use crate::script::{EventFault, Pool, Script, ScriptEngine, StartFault};
-use crate::{Compiled, Extension, Failure, Limits, Runtime};
+use crate::script::{Pool, Script, ScriptEngine, StartFault};
+use crate::{Compiled, EventFault, Extension, Failure, Limits, Runtime};
 
 /// A worker that answers requests. Cheap to clone.
 pub struct Worker<X: Extension>(Arc<Inner<X>>);
@@ -87,18 +89,40 @@ impl<X: Extension> Worker<X> {
 
     /// Takes a request's identity; the id goes into every log line and into the answer.
     pub fn admit(&self) -> Arc<RequestContext> {
-        RequestContext::new(self.0.ids.next(), self.0.name.clone())
+        RequestContext::new(self.0.ids.next(), self.0.name.clone(), None)
     }
 
-    /// Handles an event that is no request: `scheduled`, whose payload is `{"scheduledTime": ms, "cron": "…"}`.
+    /// As [`Self::admit`] for an event, which may take `wall` instead of what a request may.
+    pub fn admit_event(&self, wall: Duration) -> Arc<RequestContext> {
+        RequestContext::new(self.0.ids.next(), self.0.name.clone(), Some(wall))
+    }
+
+    /// Handles an event that is no request, and gives its answer:
+    ///
+    /// | kind | payload | answer |
+    /// | --- | --- | --- |
+    /// | `scheduled` | `{"scheduledTime": ms, "cron": "…"}` | nothing that counts |
+    /// | `queue` | a batch of messages | what becomes of each |
+    ///
+    /// Both are JSON. Dropping the future ends the event.
     ///
     /// # Errors
     /// When the worker has no such handler, the handler throws, or a limit ends it.
-    pub async fn event(&self, context: &Arc<RequestContext>, kind: &str, payload: &str) -> Result<(), EventFault> {
-        let Program::Script(pool) = &self.0.program else { return Err(EventFault::Unsupported) };
+    pub async fn event(
+        &self,
+        context: &Arc<RequestContext>,
+        kind: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<Vec<u8>, EventFault> {
         let permit = self.0.permits.clone().try_acquire_owned().map_err(|_| EventFault::Failed(Failure::Busy))?;
         context.hold(permit);
-        let handled = pool.event(context, kind, payload).await;
+        let payload = payload.into();
+        let mut guard = CancelOnDrop(Some(context));
+        let handled = match &self.0.program {
+            Program::Script(pool) => pool.event(context, kind, &payload).await,
+            Program::Component(proxy) => ask(proxy, context, kind, payload).await,
+        };
+        guard.0 = None;
         context.finish();
         handled
     }
@@ -119,6 +143,8 @@ impl<X: Extension> Worker<X> {
             return Err(Failure::RequestTooLarge { limit: limits.request_bytes });
         }
         context.hold(permit);
+        let mut request = request;
+        request.headers_mut().remove(event::HEADER);
         let unread = request.method() == http::Method::HEAD;
         let multiplexed = request.version() == http::Version::HTTP_2;
         let request = request.map(|body| wrap(body, limits.request_bytes, context));
@@ -149,6 +175,23 @@ impl<X: Extension> Worker<X> {
             tokio::spawn(context.clone().watch(context.started() + limits.wall, failure));
         }
         Ok(response)
+    }
+}
+
+/// Has a component handle an event.
+async fn ask<X: Extension>(
+    proxy: &Proxy<X>,
+    context: &Arc<RequestContext>,
+    kind: &str,
+    payload: Bytes,
+) -> Result<Vec<u8>, EventFault> {
+    let request = event::request(kind, payload)?;
+    let response = proxy.answer(context, request).await.map_err(EventFault::Failed)?;
+    let body = |body| ResponseBody::new(body, None, event::MAX_ANSWER, false, context.clone());
+    let answer = event::answer(kind, response.map(body)).await;
+    match context.failure() {
+        Some(failure) => Err(EventFault::Failed(failure)),
+        None => answer,
     }
 }
 

@@ -8,8 +8,10 @@ mod connection;
 mod page;
 mod router;
 mod scheduled;
+mod triggers;
 mod write_timeout;
 
 pub use connection::{BindError, Routes, Server, ServerConfig};
 pub use page::Page;
 pub use router::{Router, Served};
+pub use triggers::Triggers;

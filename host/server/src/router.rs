@@ -7,6 +7,7 @@ use host_bindings::Site;
 use host_config::Route;
 
 /// A worker and where it answers.
+#[derive(Clone)]
 pub struct Served {
     /// The worker with its files.
     pub site: Site,

@@ -51,7 +51,7 @@ impl Call {
     ) -> Result<(), Page> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let payload = json!({ "scheduledTime": self.time.unwrap_or(now), "cron": self.cron });
-        worker.event(context, "scheduled", &payload.to_string()).await.map_err(|fault| match &fault {
+        worker.event(context, "scheduled", payload.to_string()).await.map(drop).map_err(|fault| match &fault {
             EventFault::Failed(failure) => Page::from(failure),
             _ => Page { status: 500, code: 1101, message: fault.to_string() },
         })

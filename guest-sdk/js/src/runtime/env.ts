@@ -4,6 +4,7 @@
 import { Ai } from "./ai";
 import { logWarning } from "./console";
 import { Fetcher } from "./fetcher";
+import { Queue } from "./queue";
 
 interface Grant {
   type: string;
@@ -61,6 +62,8 @@ function makeBinding(name: string, grant: Grant): unknown {
       return new Ai(name);
     case "fetcher":
       return new Fetcher(name);
+    case "queue":
+      return new Queue(name);
     case "text":
     case "json":
       return grant.value;

@@ -8,7 +8,8 @@ import { Worker } from "./entrypoints";
 import { makeEnv, type Configuration } from "./env";
 import { install, publish } from "./globals";
 import { errorText } from "./inspect";
-import { decoder } from "./natives";
+import { decoder, encoder } from "./natives";
+import { MessageBatch } from "./queue";
 import { incomingRequest } from "./request";
 import { Response } from "./response";
 import { ExecutionContext, hasWaits, phase, setCurrent, settled } from "./state";
@@ -69,20 +70,43 @@ export async function handle(
   await end(context);
 }
 
-/** What is not a request. */
-export async function event(kind: string, payload: Uint8Array): Promise<void> {
+/** What is not a request. Gives what the host is to know of it, in JSON. */
+export async function event(kind: string, payload: Uint8Array): Promise<Uint8Array> {
   const context = new ExecutionContext();
   setCurrent(context);
+  let answer = "null";
   try {
-    if (kind !== "scheduled") throw new TypeError(`The JavaScript runtime does not know events of the kind ${kind}.`);
-    const { scheduledTime, cron } = JSON.parse(decoder.decode(payload)) as { scheduledTime: number; cron: string };
-    await worker.call("scheduled", { scheduledTime, cron, type: "scheduled", noRetry() {} }, context);
+    answer = await dispatch(kind, JSON.parse(decoder.decode(payload)), context);
   } catch (error) {
     logError("Uncaught", error);
     await end(context);
     throw errorText(error);
   }
   await end(context);
+  return encoder.encode(answer);
+}
+
+async function dispatch(kind: string, payload: unknown, context: ExecutionContext): Promise<string> {
+  switch (kind) {
+    case "scheduled": {
+      const { scheduledTime, cron } = payload as { scheduledTime: number; cron: string };
+      await worker.call("scheduled", { scheduledTime, cron, type: "scheduled", noRetry() {} }, context);
+      return "null";
+    }
+    case "queue": {
+      const batch = new MessageBatch(payload as ConstructorParameters<typeof MessageBatch>[0]);
+      try {
+        await worker.call("queue", batch, context);
+      } catch (error) {
+        // What was said of single messages before counts all the same.
+        logError("Uncaught", error);
+        return MessageBatch.answer(batch, errorText(error));
+      }
+      return MessageBatch.answer(batch);
+    }
+    default:
+      throw new TypeError(`The JavaScript runtime does not know events of the kind ${kind}.`);
+  }
 }
 
 async function end(context: ExecutionContext): Promise<void> {

@@ -28,11 +28,11 @@ use p3 as flavour;
 
 mod convert;
 
+#[doc(hidden)]
+pub use flavour::generated;
 pub(crate) use flavour::{
     HostStream, IncomingRequest, Timer, ai_run, bindings, call, check_binding, explain_missing, send, spawn,
 };
-#[doc(hidden)]
-pub use flavour::{export, generated};
 
 /// The largest piece read from the host at once, in bytes.
 const READ_SIZE: usize = 64 * 1024;

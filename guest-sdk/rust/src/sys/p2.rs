@@ -3,6 +3,7 @@
 use super::executor::{self, Watch};
 use super::{AiCall, AiOutput, AiReply, IncomingResponse, OutgoingRequest, OutgoingResponse, READ_SIZE};
 use crate::body::Outgoing;
+use crate::glue::Dispatcher;
 use crate::{Error, Result};
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
@@ -36,16 +37,23 @@ pub mod generated {
     });
 }
 
-/// Exports a type that is a [`Worker`](crate::glue::Worker) as the component's handler.
-#[doc(hidden)]
-pub use generated::export_worker as export;
+/// The component's export: the handler of wasi:http.
+#[cfg(target_family = "wasm")]
+#[allow(missing_docs, unreachable_pub, unsafe_op_in_unsafe_fn)]
+#[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+mod export {
+    use super::generated;
+    use crate::glue::Dispatcher;
+
+    generated::export_worker!(Dispatcher with_types_in generated);
+}
 
 super::convert::conversions!();
 
-impl<W: crate::glue::Worker> generated::exports::wasi::http0_2_12::incoming_handler::Guest for W {
+impl generated::exports::wasi::http0_2_12::incoming_handler::Guest for Dispatcher {
     fn handle(request: http::IncomingRequest, out: http::ResponseOutparam) {
         executor::block_on(async move {
-            let response = crate::glue::respond::<W>(IncomingRequest { request }).await;
+            let response = crate::glue::respond(IncomingRequest { request }).await;
             deliver(response, out).await;
         });
     }

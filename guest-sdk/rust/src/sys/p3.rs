@@ -5,6 +5,7 @@
 
 use super::{AiCall, AiOutput, AiReply, IncomingResponse, OutgoingRequest, OutgoingResponse, READ_SIZE};
 use crate::body::Outgoing;
+use crate::glue::Dispatcher;
 use crate::{Error, Result};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -39,18 +40,25 @@ pub mod generated {
     });
 }
 
-/// Exports a type that is a [`Worker`](crate::glue::Worker) as the component's handler.
-#[doc(hidden)]
-pub use generated::export_worker as export;
+/// The component's export: the handler of wasi:http.
+#[cfg(target_family = "wasm")]
+#[allow(missing_docs, unreachable_pub, unsafe_op_in_unsafe_fn)]
+#[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+mod export {
+    use super::generated;
+    use crate::glue::Dispatcher;
+
+    generated::export_worker!(Dispatcher with_types_in generated);
+}
 
 super::convert::conversions!();
 
 /// How the body of a message ended: with trailers or without, or broken.
 type Ending = Result<Option<http::Trailers>, http::ErrorCode>;
 
-impl<W: crate::glue::Worker> generated::exports::wasi::http0_3_0::handler::Guest for W {
+impl generated::exports::wasi::http0_3_0::handler::Guest for Dispatcher {
     async fn handle(request: http::Request) -> Result<http::Response, http::ErrorCode> {
-        let response = crate::glue::respond::<W>(IncomingRequest { request }).await;
+        let response = crate::glue::respond(IncomingRequest { request }).await;
         deliver(response).or_else(|error| {
             crate::glue::log_failure(&error);
             deliver(OutgoingResponse { status: 500, headers: Vec::new(), body: Outgoing::Empty })

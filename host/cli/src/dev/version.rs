@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use host_bindings::Services;
 use host_config::{Ai, Binding, Main, Project};
 use host_inference::engine::Engine;
-use host_server::{Router, Served};
+use host_queues::Queues;
+use host_server::{Router, Served, Triggers};
 
 use crate::exit::Failed;
 use crate::prepare::{self, Sites, Workshop};
@@ -21,6 +22,8 @@ use crate::prepare::{self, Sites, Workshop};
 const LOOK: Duration = Duration::from_millis(200);
 /// How long work may go on after the last answer and still call other workers: what `waitUntil` has on Workers.
 const AFTERWARDS: Duration = Duration::from_secs(30);
+/// How long messages may be handled by the version that took them.
+const BATCH: Duration = Duration::from_secs(15 * 60);
 
 /// The inference engine, with what it was made from. It stays while that does: models take long to load.
 #[derive(Clone)]
@@ -64,6 +67,8 @@ pub(crate) struct Version {
     programs: BTreeMap<String, u64>,
     served: Vec<Served>,
     services: Services,
+    /// What starts the workers besides requests, once they are served.
+    triggers: Option<Triggers>,
 }
 
 impl Version {
@@ -73,13 +78,18 @@ impl Version {
             (name.to_owned(), program(worker.main.as_ref(), name, workshop))
         };
         let programs = project.workers.iter().map(program).collect();
-        Self { project, models, programs, served: sites.served, services: sites.services }
+        Self { project, models, programs, served: sites.served, services: sites.services, triggers: None }
     }
 
     /// Answers with these workers.
     pub(crate) fn router(&self) -> Router {
-        let served = |served: &Served| Served { site: served.site.clone(), routes: served.routes.clone() };
-        Router::new(self.served.iter().map(served).collect())
+        Router::new(self.served.clone())
+    }
+
+    /// Lets messages of queues reach the workers. Schedules are run only on demand here, as users of other tools expect.
+    pub(crate) fn start_triggers(&mut self, queues: &Queues) -> Result<(), Failed> {
+        self.triggers = Some(Triggers::start(&self.project, &self.served, queues, false)?);
+        Ok(())
     }
 
     pub(crate) fn names(&self) -> Vec<&str> {
@@ -104,16 +114,22 @@ impl Version {
     }
 
     /// Lets go of what `next` has replaced, once nothing needs it.
-    pub(crate) fn retire(self, next: &Self) {
+    pub(crate) fn retire(mut self, next: &Self) {
+        let triggers = self.triggers.take();
+        triggers.iter().for_each(Triggers::halt);
+        let consumes = self.project.workers.iter().any(|worker| !worker.consumers.is_empty());
         let engine = (!self.models.is(&next.models)).then(|| self.models.engine.clone());
         let calls = |worker: &host_config::Worker| {
             worker.bindings.values().any(|binding| matches!(binding, Binding::Service { .. }))
         };
         let calls = self.project.workers.iter().any(calls);
-        if !calls && engine.is_none() {
+        if !calls && !consumes && engine.is_none() {
             return self.services.clear();
         }
         tokio::spawn(async move {
+            if let Some(triggers) = triggers {
+                triggers.stop(BATCH).await;
+            }
             self.wait_until_idle(if calls { AFTERWARDS } else { Duration::ZERO }).await;
             self.services.clear();
             if let Some(engine) = engine {
@@ -139,8 +155,11 @@ impl Version {
         }
     }
 
-    /// Ends the last version.
-    pub(crate) async fn end(self) {
+    /// Ends the last version. What still handles messages gives them back.
+    pub(crate) async fn end(mut self) {
+        if let Some(triggers) = self.triggers.take() {
+            triggers.stop(Duration::ZERO).await;
+        }
         self.services.clear();
         self.models.engine.shutdown().await;
     }

@@ -80,16 +80,16 @@ impl<X: Extension> Instance<X> {
         self.slot.set(context.clone());
     }
 
-    /// Handles what is no request, to its very end. The inner error is the script's own.
+    /// Handles what is no request, to its very end, and gives its answer. The inner error is the script's own.
     pub(super) async fn handle_event(
         &mut self,
         context: &Arc<RequestContext>,
         kind: &str,
-        payload: &str,
-    ) -> wasmtime::Result<Result<(), String>> {
+        payload: &[u8],
+    ) -> wasmtime::Result<Result<Vec<u8>, String>> {
         self.turn_to(context);
         self.store.data_mut().exchange().begin_event();
-        let handled = self.engine.call_event(&mut self.store, kind, payload.as_bytes()).await;
+        let handled = self.engine.call_event(&mut self.store, kind, payload).await;
         self.store.data_mut().exchange().end();
         handled
     }

@@ -19,10 +19,10 @@ use super::exchange::Answer;
 use super::imports;
 use super::imports::generated::WorkerPre;
 use super::instance::{Call, Image, Instance};
-use super::{EventFault, Script, ScriptEngine, StartFault};
+use super::{Script, ScriptEngine, StartFault};
 use crate::control::RequestContext;
 use crate::link::{IDLE, Instances, LAST_IDLE, LinkError, REUSE, WorkerConfig, p2_linker};
-use crate::{Extension, Failure};
+use crate::{EventFault, Extension, Failure};
 
 /// Instances of one worker at once. Each may hold tens of megabytes; more requests than this wait.
 const INSTANCES: usize = 64;
@@ -85,22 +85,26 @@ impl<X: Extension> Pool<X> {
         Ok(())
     }
 
-    /// Handles what is no request.
+    /// Handles what is no request, and gives its answer.
     pub(crate) async fn event(
         &self,
         context: &Arc<RequestContext>,
         kind: &str,
-        payload: &str,
-    ) -> Result<(), EventFault> {
+        payload: &[u8],
+    ) -> Result<Vec<u8>, EventFault> {
         let shared = &self.0;
         let work = async {
             let Ok(_permit) = shared.instances.acquire().await else { return Err(EventFault::Failed(Failure::Busy)) };
             let mut instance = shared.instance(context).await?;
-            let handled = instance.handle_event(context, kind, payload).await.map_err(StartFault::Engine)?;
+            let handled = instance.handle_event(context, kind, payload).await.map_err(|error| {
+                let failure = context.explain_trap();
+                tracing::warn!(worker = context.worker(), request = context.id(), "{failure}: {error:#}");
+                EventFault::Failed(failure)
+            })?;
             shared.clone().handled(context, instance);
             handled.map_err(EventFault::Threw)
         };
-        bounded(context, shared.image.limits.wall, work).await.map_err(EventFault::Failed)?
+        bounded(context, context.wall(shared.image.limits.wall), work).await.map_err(EventFault::Failed)?
     }
 
     /// The script's answer, or why there is none. `None`: it threw, and can handle the next request all the same.
