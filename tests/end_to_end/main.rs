@@ -18,4 +18,5 @@ mod js_conformance;
 mod limits;
 mod pages;
 mod projects;
+mod queues;
 mod tasks;

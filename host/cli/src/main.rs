@@ -12,6 +12,7 @@ mod models;
 mod new;
 mod prepare;
 mod progress;
+mod queues;
 mod serve;
 mod table;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::run(options),
         Command::Models(command) => models::run(command),
         Command::Ai(command) => ai::run(command),
+        Command::Queues(command) => queues::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "host", &mut std::io::stdout());
             Ok(())
