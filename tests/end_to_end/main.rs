@@ -20,3 +20,4 @@ mod pages;
 mod projects;
 mod queues;
 mod tasks;
+mod vectorize;

@@ -154,6 +154,22 @@ impl Env {
         Ok(crate::Queue::new(self.binding(name, "queue")?))
     }
 
+    /// The vector index of the `[[vectorize]]` binding called `name`.
+    ///
+    /// # Errors
+    /// When the binding file grants no such binding; the message holds the lines to add.
+    ///
+    /// ```no_run
+    /// # fn example(env: host_sdk::Env) -> host_sdk::Result<()> {
+    /// let notes = env.vectorize("NOTES")?;
+    /// # let _ = notes;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn vectorize(&self, name: &str) -> Result<crate::vectorize::Vectorize> {
+        Ok(crate::vectorize::Vectorize::new(self.binding(name, "vectorize")?))
+    }
+
     /// The name and kind of every binding, sorted by name. Values are not shown, so that this can be logged.
     ///
     /// ```no_run

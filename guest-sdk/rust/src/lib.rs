@@ -45,6 +45,7 @@ mod sys;
 #[cfg(test)]
 mod testing;
 mod time;
+pub mod vectorize;
 
 pub use binding::Binding;
 pub use body::ByteStream;

@@ -15,6 +15,7 @@ mod queue;
 mod resources;
 mod script;
 mod site;
+mod vectorize;
 
 use std::sync::Arc;
 

@@ -102,6 +102,14 @@ Exits 64 when a script cannot be built, after printing every fault with its plac
     #[command(subcommand)]
     Queues(QueuesCommand),
 
+    /// Manage vector indexes, which workers bind with `[[vectorize]]`.
+    #[command(subcommand)]
+    Vectorize(crate::vectorize::VectorizeCommand),
+
+    /// Back up, restore and check what workers keep.
+    #[command(subcommand)]
+    State(crate::state::StateCommand),
+
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -125,6 +133,18 @@ pub(crate) struct ProjectArgs {
     pub(crate) var: Vec<(String, String)>,
 
     /// Where vectors, queues and other state are kept. [default: .host/state beside the binding file]
+    #[arg(long, value_name = "DIRECTORY", env = "HOST_STATE_DIR")]
+    pub(crate) persist_to: Option<PathBuf>,
+}
+
+/// Where state lies, for commands that need nothing else of a project.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct StateArgs {
+    /// The binding file beside which the state lies. [default: that of this folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where the state lies. [default: .host/state beside the binding file]
     #[arg(long, value_name = "DIRECTORY", env = "HOST_STATE_DIR")]
     pub(crate) persist_to: Option<PathBuf>,
 }

@@ -55,6 +55,7 @@ async fn develop(project: Project, args: DevArgs) -> Done {
     let (stop, mut stopped) = watch::channel(false);
     tokio::spawn(stop_at_signals(Signals::new(), stop.clone()));
     let resources = prepare::resources(&args.project, &project);
+    prepare::warn_of_missing_indexes(&project, &resources);
     let bench = Bench {
         workshop: Workshop::open(resources)?,
         watch: Watch::start(),

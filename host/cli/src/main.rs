@@ -14,7 +14,9 @@ mod prepare;
 mod progress;
 mod queues;
 mod serve;
+mod state;
 mod table;
+mod vectorize;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         Command::Models(command) => models::run(command),
         Command::Ai(command) => ai::run(command),
         Command::Queues(command) => queues::run(command),
+        Command::Vectorize(command) => vectorize::run(command),
+        Command::State(command) => state::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "host", &mut std::io::stdout());
             Ok(())

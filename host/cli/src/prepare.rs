@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use host_assets::{Assets, navigation_prefers_assets};
 use host_bindings::{Bindings, Grants, Resources, Services, Site, outbound};
-use host_config::{Device, LoadOptions, Main, ModelSource, Project};
+use host_config::{Binding, Device, LoadOptions, Main, ModelSource, Project};
 use host_inference::catalogue;
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalAdapter, LocalModel, LocalSource};
 use host_inference::store::{self, Store};
@@ -90,6 +90,32 @@ pub(crate) fn resources(args: &ProjectArgs, project: &Project) -> Resources {
         file.parent().unwrap_or(Path::new("")).join(host_state::IN_PROJECT)
     };
     Resources::new(host_state::Directory::new(&args.persist_to.clone().unwrap_or_else(beside)))
+}
+
+/// Says which vector indexes the workers bind that are not there. They may be created while the host runs.
+pub(crate) fn warn_of_missing_indexes(project: &Project, resources: &Resources) {
+    let there = match resources.indexes().names() {
+        Ok(there) => there,
+        Err(error) => return eprintln!("warning: {error}\n"),
+    };
+    let bound: BTreeSet<&String> = project
+        .workers
+        .iter()
+        .flat_map(|worker| worker.bindings.values())
+        .filter_map(|binding| match binding {
+            Binding::Vectorize { index, create: None } => Some(index),
+            _ => None,
+        })
+        .collect();
+    for index in bound.into_iter().filter(|index| !there.contains(index)) {
+        let directory = resources.state().path().display();
+        eprintln!(
+            "warning: there is no vector index {index:?} in {directory}\n  \
+             help: create it, with the dimensions of the model whose vectors it is for, by\n        \
+             host vectorize create {index} --dimensions=384 --metric=cosine\n  \
+             help: or let the host create it, by `dimensions = 384` beside its `index_name`\n"
+        );
+    }
 }
 
 /// The models that a project's aliases name and that could be fetched, without those that are on this machine.

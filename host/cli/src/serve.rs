@@ -26,6 +26,7 @@ pub(crate) fn run(args: ServeArgs) -> Done {
 async fn serve(project: Project, args: &ServeArgs) -> Done {
     let engine = prepare::engine(&project)?;
     let resources = prepare::resources(&args.project, &project);
+    prepare::warn_of_missing_indexes(&project, &resources);
     let queues = resources.queues().clone();
     let sites = Workshop::open(resources)?.sites(&project, &engine).await.map_err(Failed::usage)?;
     let ip = args.ip.as_deref().unwrap_or(&project.dev.ip);

@@ -12,7 +12,7 @@ pub(crate) fn bindings(project: &Project) -> String {
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let _ = writeln!(table, "{} ({})", worker.name, routes(worker));
         for (name, (kind, value)) in &rows {
-            let _ = writeln!(table, "  env.{name:width$}  {kind:<8}  {value}");
+            let _ = writeln!(table, "  env.{name:width$}  {kind:<9}  {value}");
         }
         if rows.is_empty() {
             let _ = writeln!(table, "  no bindings");
@@ -51,6 +51,7 @@ fn describe(binding: &Binding, worker: &Worker) -> (&'static str, String) {
         Binding::Assets => ("Assets", worker.assets.as_ref().map_or(String::new(), directory)),
         Binding::Service { service, .. } => ("Service", service.clone()),
         Binding::Queue { queue, .. } => ("Queue", queue.clone()),
+        Binding::Vectorize { index, .. } => ("Vectorize", index.clone()),
         Binding::Other { section } => ("-", format!("[{section}] is read but not served by this version")),
         _ => ("-", String::new()),
     }

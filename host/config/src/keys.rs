@@ -256,8 +256,24 @@ pub static KV: Section = Section {
 };
 
 /// `[[vectorize]]`.
-pub static VECTORIZE: Section =
-    Section { keys: &[&[BINDING, required("index_name", Takes::Text, "the index"), REMOTE]], ignored: &[] };
+pub static VECTORIZE: Section = Section {
+    keys: &[&[
+        BINDING,
+        required("index_name", Takes::Text, "the index"),
+        key(
+            "dimensions",
+            Takes::Whole(1, 1536),
+            "creates the index with vectors of so many numbers if it is not there (the host's own)",
+        ),
+        key(
+            "metric",
+            Takes::Choice(&["cosine", "euclidean", "dot-product"]),
+            "how the index that `dimensions` creates compares vectors; default \"cosine\" (the host's own)",
+        ),
+        REMOTE,
+    ]],
+    ignored: &[],
+};
 
 /// `[queues]`.
 pub static QUEUES: Section = Section {

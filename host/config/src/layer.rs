@@ -12,13 +12,13 @@ use crate::assets::{self, AssetsLayer};
 use crate::cron::Cron;
 use crate::diagnostic::quoted;
 use crate::lora::check_lora_name;
-use crate::names::{is_binding, is_variable};
+use crate::names::{is_binding, is_store, is_variable};
 use crate::outbound::{Outbound, destination};
 use crate::queues::{self, QueueConsumer};
 use crate::route::{HostPattern, PathPattern, Route};
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Node, Table, Value};
-use crate::worker::{AiGrant, Binding, CompatibilityDate, Instances, Limits};
+use crate::worker::{AiGrant, Binding, CompatibilityDate, Instances, Limits, VectorIndex};
 
 /// What one table says about a worker.
 #[derive(Debug)]
@@ -217,7 +217,7 @@ fn outbound(table: &Table, report: &mut Report) -> Outbound {
 }
 
 /// Sections whose bindings are read but not served, by the table or tables that name the binding.
-const RESOURCES: &[&str] = &["kv_namespaces", "vectorize", "d1_databases", "r2_buckets"];
+const RESOURCES: &[&str] = &["kv_namespaces", "d1_databases", "r2_buckets"];
 
 fn unserved(table: &Table) -> Vec<(&'static str, Span)> {
     RESOURCES.iter().filter_map(|name| Some((*name, table.get(name)?.key_span))).collect()
@@ -254,6 +254,9 @@ impl Bindings {
         for section in RESOURCES {
             self.resources(table.array(section), section, report);
         }
+        for table in table.array("vectorize").unwrap_or_default().iter().filter_map(Node::as_table) {
+            self.vectorize(table, report);
+        }
         for table in table.array("services").unwrap_or_default().iter().filter_map(Node::as_table) {
             if let (Some((name, span)), Some((service, _))) = (table.text("binding"), table.text("service")) {
                 let entrypoint = table.text("entrypoint").map(|(entrypoint, _)| entrypoint.to_owned());
@@ -279,6 +282,30 @@ impl Bindings {
                 report.error_with_help(entry.key_span, format!("`{key}` narrows a binding that is not there"), help);
             }
         }
+    }
+
+    fn vectorize(&mut self, table: &Table, report: &mut Report) {
+        let (Some((name, span)), Some((index, index_span))) = (table.text("binding"), table.text("index_name")) else {
+            return;
+        };
+        if !is_store(index) {
+            let help = "an index has lower-case letters, digits, `-` and `_`, up to 64";
+            return report.error_with_help(index_span, format!("{} is no name for an index", quoted(index)), help);
+        }
+        let metric = table.text("metric").map(|(metric, _)| metric.to_owned());
+        let dimensions = table.whole("dimensions").and_then(|count| u32::try_from(count).ok());
+        let create = match (dimensions, metric) {
+            (Some(dimensions), metric) => {
+                Some(VectorIndex { dimensions, metric: metric.unwrap_or_else(|| "cosine".to_owned()) })
+            }
+            (None, Some(_)) => {
+                let help = "add `dimensions`, with which the index is created if it is not there";
+                report.error_with_help(index_span, "`metric` without `dimensions` creates no index", help);
+                None
+            }
+            (None, None) => None,
+        };
+        self.add(name, span, "vectorize", Binding::Vectorize { index: index.to_owned(), create }, report);
     }
 
     fn resources(&mut self, nodes: Option<&[Node]>, section: &'static str, report: &mut Report) {

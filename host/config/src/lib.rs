@@ -59,4 +59,6 @@ pub use project::{Dev, Project};
 pub use queues::QueueConsumer;
 pub use route::{HostPattern, PathPattern, Route, RouteError, Specificity};
 pub use tree::Syntax;
-pub use worker::{AiGrant, Binding, CompatibilityDate, DateError, Instances, Limits, Main, Secret, Worker};
+pub use worker::{
+    AiGrant, Binding, CompatibilityDate, DateError, Instances, Limits, Main, Secret, VectorIndex, Worker,
+};

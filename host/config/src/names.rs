@@ -86,6 +86,12 @@ pub(crate) fn is_binding(name: &str) -> bool {
     name.len() <= 128 && name.bytes().next().is_some_and(first) && name.bytes().all(rest)
 }
 
+/// Whether an index may have this name, which becomes that of a file.
+pub(crate) fn is_store(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+}
+
 /// Whether a variable or secret may have this name. Dots and hyphens are usual in `.env` files.
 pub(crate) fn is_variable(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.' | b'-');

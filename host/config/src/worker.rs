@@ -118,11 +118,28 @@ pub enum Binding {
         /// Seconds before a message is delivered, unless it says otherwise. Key `delivery_delay`, default 0.
         delivery_delay: u32,
     },
+    /// `[[vectorize]]`.
+    Vectorize {
+        /// The index's name, which can name a file. Key `index_name`.
+        index: String,
+        /// What to create it as if it is not there. Keys `dimensions` and `metric` (the host's own).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        create: Option<VectorIndex>,
+    },
     /// A binding that is read, so that its name is taken, and that this version does not serve.
     Other {
         /// The section of the binding file, as in `kv_namespaces`.
         section: &'static str,
     },
+}
+
+/// What a vector index is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VectorIndex {
+    /// Numbers of each vector, 1 to 1536.
+    pub dimensions: u32,
+    /// How vectors are compared: cosine, euclidean or dot-product; cosine where the file does not say.
+    pub metric: String,
 }
 
 /// What a worker may do through its AI binding.

@@ -2,7 +2,8 @@
 //!
 //! A backup is made by SQLite's own copying of a database, page by page inside one transaction, so it is whole and of one
 //! moment whoever writes meanwhile. A backup and a restored state are made beside their place and moved there when they
-//! are whole and on the disk: what breaks off leaves what was there before.
+//! are whole and on the disk, so what breaks off leaves what was there before. What a restored state replaces is moved
+//! aside first: a loss of power between the two moves leaves it beside its place as `.NAME.old-…`.
 
 use std::path::{Path, PathBuf};
 

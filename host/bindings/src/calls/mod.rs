@@ -20,8 +20,8 @@ use wasmtime::component::Linker;
 use crate::grants::EnvValue;
 use crate::{Bindings, Grants};
 
-/// Longest arguments or answer of one call, in bytes of JSON.
-const MAX_CALL_BYTES: usize = 16 << 20;
+/// Longest arguments or answer of one call, in bytes of JSON: a thousand vectors of 1536 numbers have room.
+const MAX_CALL_BYTES: usize = 64 << 20;
 /// Texts longer than this are parsed off the async workers.
 const LONG_JSON_BYTES: usize = 128 << 10;
 
