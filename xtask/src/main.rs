@@ -66,6 +66,12 @@ enum Task {
     },
     /// Runs everything CI runs: format, lints, vendored files, set-up, guests, tests.
     Test {
+        /// Only a part, at length: `kill` ends writers of every store with SIGKILL and looks what is left.
+        #[arg(value_enum)]
+        part: Option<test::Part>,
+        /// How often writers are killed, for each kind of store.
+        #[arg(long, default_value_t = 200, requires = "part")]
+        rounds: u32,
         /// Arguments for `cargo test` of the host's crates, after `--`.
         #[arg(last = true)]
         test_arguments: Vec<String>,
@@ -115,7 +121,10 @@ fn run(task: Task) -> Result<()> {
             guests::build(&workspace, &toolchain, &wanted, guests::Lints::Shown, &progress)
         }
         Task::Serve { host_arguments } => serve::serve(&workspace, &host_arguments, &progress),
-        Task::Test { test_arguments } => test::test(&workspace, &test_arguments, &progress),
+        Task::Test { part: Some(test::Part::Kill), rounds, test_arguments } => {
+            test::kill(&workspace, rounds, &test_arguments, &progress)
+        }
+        Task::Test { part: None, test_arguments, .. } => test::test(&workspace, &test_arguments, &progress),
         Task::Wit { check } => wit::vendor(&workspace, check, &progress),
         Task::Cuda { cuda } => cuda::run(&workspace, &cuda, &progress),
         Task::Bench { bench } => bench::bench(&workspace, bench, &progress),

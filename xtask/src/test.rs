@@ -10,6 +10,21 @@ use crate::toolchain::Toolchain;
 use crate::workspace::{Package, Workspace};
 use crate::{command, cuda, js, models, wit};
 
+/// A part of the tests that takes long and is run on its own.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Writers that are killed.
+    Kill,
+}
+
+/// Kills writers of each kind of store `rounds` times, and looks whether what was acknowledged is there.
+pub(crate) fn kill(workspace: &Workspace, rounds: u32, test_arguments: &[String], progress: &Progress) -> Result<()> {
+    progress.step(&format!("killing writers {rounds} times for each kind of store"));
+    let mut cargo = cargo(workspace, &["test"]);
+    cargo.args(["--test", "kill", "--"]).args(test_arguments).env("HOST_KILL_ROUNDS", rounds.to_string());
+    command::run(&mut cargo)
+}
+
 pub(crate) fn test(workspace: &Workspace, test_arguments: &[String], progress: &Progress) -> Result<()> {
     progress.step("cargo fmt --check");
     command::run(workspace.cargo().args(["fmt", "--all", "--check"]))
