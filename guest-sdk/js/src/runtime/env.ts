@@ -5,6 +5,7 @@ import { Ai } from "./ai";
 import { logWarning } from "./console";
 import { Fetcher } from "./fetcher";
 import { Queue } from "./queue";
+import { Vectorize } from "./vectorize";
 
 interface Grant {
   type: string;
@@ -64,6 +65,8 @@ function makeBinding(name: string, grant: Grant): unknown {
       return new Fetcher(name);
     case "queue":
       return new Queue(name);
+    case "vectorize":
+      return new Vectorize(name);
     case "text":
     case "json":
       return grant.value;
