@@ -11,6 +11,7 @@ mod command_line;
 mod conformance;
 mod dev;
 mod examples;
+mod gateway;
 mod generation;
 mod harness;
 mod http;
@@ -19,5 +20,8 @@ mod limits;
 mod pages;
 mod projects;
 mod queues;
+mod remote;
+#[path = "../support/scripted.rs"]
+mod scripted;
 mod tasks;
 mod vectorize;

@@ -312,7 +312,7 @@ test("errors of the engine", async () => {
   assert.deepEqual(text, { name: "InferenceUpstreamError", message: "bad gateway", dom: false });
   for (const abort of [aborted, before, stream]) assert.deepEqual([abort.name, abort.dom], ["AbortError", true]);
   assert.match(markdown.message, /toMarkdown\(\) is not supported/);
-  assert.match(gateway.message, /gateway\(\) is not supported/);
+  assert.match(gateway.message, /takes the id of a gateway/);
   assert.ok((await seen()).some(({ method, url }) => method === "DELETE" && url === "/held/1"));
   const [isResponse, status, body, held, streamed] = await json("/ai-raw");
   assert.deepEqual([isResponse, status, body.internalCode, held, streamed.length], [true, 400, 5007, false, 36]);

@@ -257,7 +257,7 @@ const routes = {
       await caught(() => env.AI.run("json", {}, { signal: done })),
       await caught(() => reader.read()),
       await caught(() => env.AI.toMarkdown()),
-      await caught(() => env.AI.gateway("g")),
+      await caught(() => env.AI.gateway("")),
     ]);
   },
   "/ai-raw": async (_, env) => {

@@ -106,6 +106,14 @@ impl Grants {
         }
     }
 
+    /// Whether `binding` is an AI binding.
+    pub(crate) fn check_ai_binding(&self, binding: &str) -> Result<(), AiError> {
+        match self.env.get(binding) {
+            Some(EnvValue::Ai(_)) => Ok(()),
+            _ => Err(AiError::not_allowed(self.explain_missing(Missing::Ai, binding))),
+        }
+    }
+
     /// Whether `binding`, which is an AI binding, grants the adapter that `inputs` ask for.
     pub(crate) fn check_lora(&self, binding: &str, inputs: &Map<String, Value>) -> Result<(), AiError> {
         match (self.env.get(binding), inputs.get("lora").and_then(Value::as_str)) {

@@ -9,6 +9,7 @@
 mod ai;
 mod calls;
 mod env;
+mod gateway;
 mod grants;
 pub mod outbound;
 mod queue;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use host_batch::Batches;
+use host_gateway::Gateways;
 use host_inference::Engine;
 use host_runtime::{Extension, OutboundResult, RequestContext, State};
 use wasmtime::component::{HasData, Linker};
@@ -40,12 +43,21 @@ struct Inner {
     engine: Engine,
     client: outbound::Client,
     services: Services,
+    gateways: Gateways,
+    batches: Batches,
 }
 
 impl Bindings {
     /// Joins what a worker was granted with what answers it.
-    pub fn new(grants: Grants, engine: Engine, client: outbound::Client, services: Services) -> Self {
-        Self(Arc::new(Inner { grants, engine, client, services }))
+    pub fn new(
+        grants: Grants,
+        engine: Engine,
+        client: outbound::Client,
+        services: Services,
+        gateways: Gateways,
+        batches: Batches,
+    ) -> Self {
+        Self(Arc::new(Inner { grants, engine, client, services, gateways, batches }))
     }
 
     pub(crate) fn grants(&self) -> &Grants {
@@ -54,6 +66,14 @@ impl Bindings {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(crate) fn gateways(&self) -> &Gateways {
+        &self.0.gateways
+    }
+
+    pub(crate) fn batches(&self) -> &Batches {
+        &self.0.batches
     }
 
     pub(crate) fn services(&self) -> &Services {
@@ -74,6 +94,14 @@ impl Extension for Bindings {
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> BoxFuture<'static, OutboundResult> {
+        if gateway::is_for_gateway(request.uri()) {
+            let this = self.clone();
+            return async move {
+                let done: Box<dyn Future<Output = _> + Send> = Box::new(std::future::ready(Ok(())));
+                Ok((gateway::answer(this, request).await, done))
+            }
+            .boxed();
+        }
         let inner = self.0.clone();
         async move {
             let (response, transmission) = inner.client.send(inner.grants.outbound(), request, options).await?;

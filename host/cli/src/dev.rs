@@ -255,6 +255,7 @@ async fn make(
     *project = loaded;
     let models = Models::of(project, Some(models))?;
     let sites = workshop.sites(project, models.engine()).await.map_err(Failed::usage)?;
+    sites.batches.resume();
     Ok(Version::new(project.clone(), models, sites, workshop))
 }
 

@@ -7,6 +7,7 @@ mod cargo;
 mod check;
 mod dev;
 mod exit;
+mod gateway;
 mod logging;
 mod models;
 mod new;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Queues(command) => queues::run(command),
         Command::Vectorize(command) => vectorize::run(command),
         Command::State(command) => state::run(command),
+        Command::Gateway(command) => gateway::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "host", &mut std::io::stdout());
             Ok(())

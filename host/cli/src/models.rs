@@ -1,22 +1,25 @@
 //! `host models`: what is on this machine, and how it gets there.
 
+use std::path::Path;
+
 use anyhow::{Context as _, anyhow, bail};
 use host_inference::engine::{Availability, Engine, EngineConfig, ModelInfo};
 use host_inference::store::{HubEndpoint, HubReference, Installed, ModelName, Store, default_directory};
 use host_inference::{Task, catalogue};
 use indicatif::HumanBytes;
 
-use crate::args::ModelsCommand;
+use crate::args::{ModelsCommand, ProjectArgs};
 use crate::exit::{Done, Failed};
+use crate::prepare;
 use crate::progress::Bars;
 
 /// Runs one of the `host models` commands.
 pub(crate) fn run(command: ModelsCommand) -> Done {
     let store = Store::open(default_directory());
     match command {
-        ModelsCommand::List { task, licence, installed, json } => {
+        ModelsCommand::List { project, task, licence, installed, json } => {
             let task = task.map(|task| task.parse::<Task>()).transpose().map_err(Failed::usage)?;
-            list(&store, task, licence.as_deref(), installed, json)?;
+            list(&engine_of(&project, &store)?, &store, task, licence.as_deref(), installed, json)?;
         }
         ModelsCommand::Info { model, json } => info(&store, &model, json)?,
         ModelsCommand::Pull { models, name, connections } => {
@@ -39,8 +42,23 @@ pub(crate) fn run(command: ModelsCommand) -> Done {
     Ok(())
 }
 
-fn list(store: &Store, task: Option<Task>, licence: Option<&str>, installed: bool, json: bool) -> anyhow::Result<()> {
-    let engine = Engine::new(EngineConfig::new(store.directory()))?;
+/// What knows the models: those of this machine, and those of the project that is named or lies here.
+fn engine_of(args: &ProjectArgs, store: &Store) -> Result<Engine, Failed> {
+    let here = || host_config::FILE_NAMES.iter().any(|name| Path::new(name).exists());
+    if !args.config.is_empty() || here() {
+        return prepare::engine(&prepare::load(args)?);
+    }
+    Engine::new(EngineConfig::new(store.directory())).map_err(Failed::usage)
+}
+
+fn list(
+    engine: &Engine,
+    store: &Store,
+    task: Option<Task>,
+    licence: Option<&str>,
+    installed: bool,
+    json: bool,
+) -> anyhow::Result<()> {
     let mut models = engine.models();
     let here = |model: &ModelInfo| !matches!(model.availability, Availability::Pullable | Availability::Absent);
     let licensed = |model: &ModelInfo, wanted: &str| {
@@ -73,6 +91,7 @@ fn state(availability: Availability) -> &'static str {
     match availability {
         Availability::Pullable => "can be pulled",
         Availability::Absent => "not here",
+        Availability::Remote => "on a server",
         _ => "on this machine",
     }
 }

@@ -5,27 +5,33 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use host_assets::{Assets, navigation_prefers_assets};
+use host_batch::Batches;
 use host_bindings::{Bindings, Grants, Resources, Services, Site, outbound};
 use host_config::{Binding, Device, LoadOptions, Main, ModelSource, Project};
+use host_gateway::Gateways;
 use host_inference::catalogue;
 use host_inference::engine::{DeviceChoice, Engine, EngineConfig, LocalAdapter, LocalModel, LocalSource};
+use host_inference::remote::{RemoteModel, Schemas};
 use host_inference::store::{self, Store};
 use host_js::{BuildRequest, Builder, Built, Mapper, Progress as _, Toolchain};
 use host_runtime::{
     Compiled, Instances, Limits, MapStack, Runtime, RuntimeConfig, Script, ScriptEngine, Worker, WorkerConfig,
 };
 use host_server::Served;
+use host_upstream::{Address, Key};
 use indicatif::HumanBytes;
 use tokio::task::block_in_place;
 
 use crate::args::ProjectArgs;
 use crate::cargo;
 use crate::exit::{Done, Failed};
+use crate::gateway::gateways;
 use crate::models;
 use crate::progress::Steps;
 
@@ -71,6 +77,16 @@ struct Scripts {
 pub(crate) struct Sites {
     pub(crate) served: Vec<Served>,
     pub(crate) services: Services,
+    /// Batches, with those that another process has left; they go on when they are told to.
+    pub(crate) batches: Batches,
+}
+
+/// What answers the calls of a project's workers.
+struct Answers<'a> {
+    engine: &'a Engine,
+    services: &'a Services,
+    gateways: &'a Gateways,
+    batches: &'a Batches,
 }
 
 /// Every fault of a project's workers.
@@ -80,7 +96,7 @@ pub(crate) struct WorkerFaults(Vec<String>);
 
 /// The engine of a project's models.
 pub(crate) fn engine(project: &Project) -> Result<Engine, Failed> {
-    Engine::new(engine_config(project)).map_err(Failed::usage)
+    Engine::new(engine_config(project)?).map_err(Failed::usage)
 }
 
 /// What the bindings of a project keep their data in. Nothing is made before something is kept.
@@ -179,9 +195,12 @@ impl Workshop {
     /// Makes every worker of a project, and starts an instance of each script. Every fault is told, not only the first.
     pub(crate) async fn sites(&mut self, project: &Project, engine: &Engine) -> Result<Sites, WorkerFaults> {
         let services = Services::default();
+        let gateways = gateways(project, engine, &self.resources).map_err(|fault| WorkerFaults(vec![fault]))?;
+        let batches = Batches::new(engine.clone(), self.resources.state().clone(), project.ai.batch_ttl);
+        let answers = Answers { engine, services: &services, gateways: &gateways, batches: &batches };
         let (mut served, mut faults) = (Vec::new(), Vec::new());
         for worker in &project.workers {
-            match self.site(worker, engine, &services).await {
+            match self.site(worker, &answers).await {
                 Ok(site) => served.push(Served { site, routes: worker.routes.clone() }),
                 Err(found) => faults.extend(found.into_iter().map(|fault| format!("worker {}: {fault}", worker.name))),
             }
@@ -190,15 +209,10 @@ impl Workshop {
             return Err(WorkerFaults(faults));
         }
         services.set(served.iter().map(|served| &served.site));
-        Ok(Sites { served, services })
+        Ok(Sites { served, services, batches })
     }
 
-    async fn site(
-        &mut self,
-        worker: &host_config::Worker,
-        engine: &Engine,
-        services: &Services,
-    ) -> Result<Site, Vec<String>> {
+    async fn site(&mut self, worker: &host_config::Worker, answers: &Answers<'_>) -> Result<Site, Vec<String>> {
         let assets = worker.assets.as_ref().map(|settings| {
             let navigation = navigation_prefers_assets(worker.compatibility_date, &worker.compatibility_flags);
             Assets::open(settings).map(|assets| assets.with_navigation(navigation))
@@ -216,14 +230,14 @@ impl Workshop {
                 if !missing.is_empty() {
                     return Err(missing.iter().flat_map(|missing| at(missing)).collect());
                 }
-                let config = self.config(worker, grants, engine, services);
+                let config = self.config(worker, grants, answers);
                 Worker::new(&self.runtime, &compiled, config).map_err(|error| at(&error))?
             }
             Main::Script(path) => {
                 let env = grants.script_env();
                 let made = block_in_place(|| self.script(worker, path, env));
                 let (script, engine_component) = made.map_err(|fault| vec![fault])?;
-                let config = self.config(worker, grants, engine, services);
+                let config = self.config(worker, grants, answers);
                 Worker::script(&engine_component, script, config).map_err(|error| at(&error))?
             }
         };
@@ -231,17 +245,19 @@ impl Workshop {
         Ok(Site::new(name, Some(linked), assets))
     }
 
-    fn config(
-        &self,
-        worker: &host_config::Worker,
-        grants: Grants,
-        engine: &Engine,
-        services: &Services,
-    ) -> WorkerConfig<Bindings> {
+    fn config(&self, worker: &host_config::Worker, grants: Grants, answers: &Answers<'_>) -> WorkerConfig<Bindings> {
+        let Answers { engine, services, gateways, batches } = *answers;
         WorkerConfig {
             name: worker.name.as_str().into(),
             limits: limits(&worker.limits),
-            extension: Bindings::new(grants, engine.clone(), self.client.clone(), services.clone()),
+            extension: Bindings::new(
+                grants,
+                engine.clone(),
+                self.client.clone(),
+                services.clone(),
+                gateways.clone(),
+                batches.clone(),
+            ),
             instances: worker.instances.map(|instances| match instances {
                 host_config::Instances::Fresh => Instances::Fresh,
                 host_config::Instances::Reuse => Instances::Reuse,
@@ -359,11 +375,11 @@ fn limits(limits: &host_config::Limits) -> Limits {
     }
 }
 
-fn engine_config(project: &Project) -> EngineConfig {
+fn engine_config(project: &Project) -> Result<EngineConfig, Failed> {
     let ai = &project.ai;
-    EngineConfig {
+    Ok(EngineConfig {
         models_directory: models_directory(project),
-        models: ai.models.iter().map(local_model).collect(),
+        models: ai.models.iter().map(local_model).collect::<Result<_, Failed>>()?,
         adapters: ai.loras.iter().map(local_adapter).collect(),
         aliases: ai.aliases.clone(),
         device: match ai.device {
@@ -375,7 +391,7 @@ fn engine_config(project: &Project) -> EngineConfig {
         threads: ai.threads,
         memory_bytes: ai.memory_bytes,
         queue: ai.queue,
-    }
+    })
 }
 
 /// Where a project's models lie.
@@ -387,20 +403,47 @@ fn local_adapter(lora: &host_config::LoraEntry) -> LocalAdapter {
     LocalAdapter { name: lora.name.clone(), path: lora.path.clone(), models: lora.models.clone() }
 }
 
-fn local_model(model: &host_config::ModelEntry) -> LocalModel {
-    LocalModel {
+fn local_model(model: &host_config::ModelEntry) -> Result<LocalModel, Failed> {
+    Ok(LocalModel {
         name: model.name.clone(),
         task: model.task,
         source: match &model.source {
             ModelSource::Mock(script) => LocalSource::Mock(script.clone()),
             ModelSource::Path(path) => LocalSource::Path(path.clone()),
+            ModelSource::OpenAi(model) => LocalSource::Remote(remote_model(model)?),
             _ => LocalSource::Path(PathBuf::new()),
         },
         context: model.context,
         pooling: model.pooling,
         precision: model.precision,
         speculate: model.speculate,
-    }
+    })
+}
+
+/// A model on the servers that the binding file names.
+fn remote_model(model: &host_config::OpenAiModel) -> Result<RemoteModel, Failed> {
+    let servers = &model.servers;
+    Ok(RemoteModel {
+        addresses: addresses(servers)?,
+        model: model.model.clone(),
+        key: servers.key.as_ref().map(|key| bearer(key.expose())).transpose()?,
+        timeout: servers.timeout,
+        attempts: servers.attempts,
+        concurrency: servers.concurrency,
+        dimensions: model.dimensions.map(NonZeroUsize::get),
+        batch: model.max_batch,
+        schemas: if model.schemas_in_json_object { Schemas::JsonObject } else { Schemas::JsonSchema },
+        health: servers.health.clone().unwrap_or_else(|| "/models".to_owned()),
+    })
+}
+
+pub(crate) fn addresses(servers: &host_config::Servers) -> Result<Vec<Address>, Failed> {
+    let address = |url: &String| url.parse().map_err(|error| Failed::usage(anyhow!("{url:?}: {error}")));
+    servers.urls.iter().map(address).collect()
+}
+
+fn bearer(key: &str) -> Result<Key, Failed> {
+    Key::bearer(key).ok_or_else(|| Failed::usage(anyhow!("a server's key holds characters that no header can carry")))
 }
 
 /// A directory of what can be made again: below `$HOST_CACHE_DIR`, else `$XDG_CACHE_HOME/host`, else `~/.cache/host`.

@@ -40,6 +40,7 @@ async fn serve(project: Project, args: &ServeArgs) -> Done {
     print!("{}", table::bindings(&project));
     announce(&server.addresses(), ip, project.workers.iter().map(|worker| worker.name.as_str()));
 
+    sites.batches.resume();
     let triggers = Triggers::start(&project, &sites.served, &queues, true)?;
     let grace = Duration::from_secs(args.grace);
     let (halted, at) = oneshot::channel();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use host_config::{Assets, Binding, Project, Worker};
+use host_config::{Assets, Binding, ModelSource, Project, Worker};
 
 /// One line a binding: its name, what it is, and what it stands for. Secrets show no value.
 pub(crate) fn bindings(project: &Project) -> String {
@@ -25,6 +25,11 @@ pub(crate) fn bindings(project: &Project) -> String {
         }
         if let Some(assets) = worker.assets.as_ref().filter(|assets| assets.binding.is_none()) {
             let _ = writeln!(table, "  serves the files of {}", directory(assets));
+        }
+    }
+    for model in &project.ai.models {
+        if let ModelSource::OpenAi(remote) = &model.source {
+            let _ = writeln!(table, "{} is answered by {}", model.name, remote.servers.urls.join(", "));
         }
     }
     for (alias, model) in &project.ai.aliases {

@@ -6,19 +6,22 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use host_terms::{Pooling, Precision, Task};
 use serde::Serialize;
 
 use crate::diagnostic::quoted;
+use crate::gateways::{GatewayEntry, ProviderEntry, gateway, provider};
 use crate::lora::{LoraEntry, lora};
 use crate::names::{MODEL_GRAMMAR, is_model};
 use crate::paths::absolute;
+use crate::servers::{Keys, OpenAiModel, openai_model};
 use crate::source::{Report, Span, Spanned};
 use crate::tree::{Document, Node, Table, Value};
 
 /// What holds for the models of the whole host.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ai {
     /// Models of the user's own, in the order of the files; names are unique. Key `models`, its tables.
     pub models: Vec<ModelEntry>,
@@ -40,6 +43,21 @@ pub struct Ai {
     /// `false`; one file that says so is enough.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pull: bool,
+    /// How long results of batches are kept. Key `batch_ttl` in seconds, default a day.
+    #[serde(skip_serializing_if = "is_a_day")]
+    pub batch_ttl: Duration,
+    /// Gateways, in the order of the files; ids are unique. Key `gateways`, its tables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<GatewayEntry>,
+    /// Providers that gateways ask, in the order of the files; names are unique. Key `providers`, its tables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub providers: Vec<ProviderEntry>,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn is_a_day(time: &Duration) -> bool {
+    *time == DAY
 }
 
 /// Where models run.
@@ -65,7 +83,7 @@ pub struct ModelEntry {
     pub name: String,
     /// What it does; found from its files if none. Key `task`.
     pub task: Option<Task>,
-    /// Where its answers come from. Keys `path`, or `backend = "mock"` with `mock`.
+    /// Where its answers come from. Keys `path`, or `backend = "mock"` with `mock`, or `backend = "openai"` with `url`.
     pub source: ModelSource,
     /// The context window in tokens; the model's own if none. Key `context`.
     pub context: Option<NonZeroUsize>,
@@ -86,6 +104,9 @@ pub enum ModelSource {
     Path(PathBuf),
     /// A script for the mock backend; an empty object if the file has none.
     Mock(serde_json::Value),
+    /// Servers that speak OpenAI's interface.
+    #[serde(rename = "openai")]
+    OpenAi(OpenAiModel),
 }
 
 /// The names of tasks, as the binding file writes them.
@@ -120,20 +141,33 @@ pub(crate) struct AiParts {
     memory_bytes: Option<Spanned<u64>>,
     queue: Option<Spanned<NonZeroUsize>>,
     pull: bool,
+    batch_ttl: Option<Spanned<NonZeroUsize>>,
+    gateways: Vec<Spanned<GatewayEntry>>,
+    providers: Vec<Spanned<ProviderEntry>>,
 }
 
 impl AiParts {
-    /// Adds a file's part. `directory` is the file's, absolute.
-    pub(crate) fn add(&mut self, document: &Document, directory: &Path, report: &mut Report) {
+    /// Adds a file's part. `directory` is the file's, absolute; `keys` are those that its servers are shown.
+    pub(crate) fn add(&mut self, document: &Document, directory: &Path, keys: &Keys, report: &mut Report) {
         let Some(table) = document.root.table("ai") else { return };
         for node in table.array("models").unwrap_or_default() {
-            if let Some(model) = node.as_table().and_then(|table| model(table, node.span, directory, report)) {
+            if let Some(model) = node.as_table().and_then(|table| model(table, node.span, directory, keys, report)) {
                 add(&mut self.models, model, |model| &model.name, "model", report);
             }
         }
         for table in table.array("loras").unwrap_or_default().iter().filter_map(Node::as_table) {
             if let Some(entry) = lora(table, directory, report) {
                 add(&mut self.loras, entry, |lora| &lora.name, "adapter", report);
+            }
+        }
+        for table in table.array("gateways").unwrap_or_default().iter().filter_map(Node::as_table) {
+            if let Some(entry) = gateway(table, report) {
+                add(&mut self.gateways, entry, |gateway| &gateway.id, "gateway", report);
+            }
+        }
+        for node in table.array("providers").unwrap_or_default() {
+            if let Some(entry) = node.as_table().and_then(|table| provider(table, node.span, keys, report)) {
+                add(&mut self.providers, entry, |provider| &provider.name, "provider", report);
             }
         }
         for entry in table.table("aliases").map_or(&[][..], |aliases| &aliases.entries) {
@@ -161,6 +195,7 @@ impl AiParts {
         once(&mut self.model_directory, model_directory, "model_directory", report);
         once(&mut self.threads, positive(table, "threads"), "threads", report);
         once(&mut self.queue, positive(table, "queue"), "queue", report);
+        once(&mut self.batch_ttl, positive(table, "batch_ttl"), "batch_ttl", report);
         self.pull |= table.boolean("pull") == Some(true);
         let memory = positive(table, "memory_mb").and_then(|mib| {
             Some(Spanned { value: u64::try_from(mib.value.get()).ok()?.checked_mul(1 << 20)?, span: mib.span })
@@ -215,6 +250,9 @@ impl AiParts {
             memory_bytes: self.memory_bytes.map(|bytes| bytes.value),
             queue: self.queue.map(|queue| queue.value),
             pull: self.pull,
+            batch_ttl: self.batch_ttl.map_or(DAY, |ttl| Duration::from_secs(ttl.value.get() as u64)),
+            gateways: self.gateways.into_iter().map(|gateway| gateway.value).collect(),
+            providers: self.providers.into_iter().map(|provider| provider.value).collect(),
         }
     }
 
@@ -299,9 +337,9 @@ pub(crate) fn check_name(name: &str, what: &str, span: Span, report: &mut Report
     valid
 }
 
-fn model(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Option<Spanned<ModelEntry>> {
+fn model(table: &Table, span: Span, directory: &Path, keys: &Keys, report: &mut Report) -> Option<Spanned<ModelEntry>> {
     let name = table.text("name");
-    let source = model_source(table, span, directory, report);
+    let source = model_source(table, span, directory, keys, report);
     let task = table.text("task").and_then(|(name, _)| name.parse::<Task>().ok());
     let pooling =
         table.text("pooling").and_then(|(name, _)| Pooling::ALL.into_iter().find(|known| known.name() == name));
@@ -328,9 +366,32 @@ fn model(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Op
     named.then_some(Spanned { value: entry, span: name_span })
 }
 
-fn model_source(table: &Table, span: Span, directory: &Path, report: &mut Report) -> Option<ModelSource> {
+fn model_source(table: &Table, span: Span, directory: &Path, keys: &Keys, report: &mut Report) -> Option<ModelSource> {
     let backend = table.text("backend").map(|(name, _)| name);
+    let address = table.get("url").or(table.get("urls"));
     match (backend, table.node("path"), table.get("mock")) {
+        (Some("openai"), Some(path), _) => {
+            report.error(path.span, "a model on other servers has no `path`");
+            None
+        }
+        (Some("openai"), None, None) if address.is_none() => {
+            let help = "write `url = \"http://127.0.0.1:8000/v1\"`, or `urls` with several";
+            report.error_with_help(span, "this model has no `url`", help);
+            None
+        }
+        (Some("openai"), None, None) => openai_model(table, keys, report).map(ModelSource::OpenAi),
+        (Some("candle" | "mock") | None, _, _)
+            if address.is_some_and(|entry| {
+                report.error_with_help(
+                    entry.key_span,
+                    "`url` is for models on other servers",
+                    "write `backend = \"openai\"`",
+                );
+                true
+            }) =>
+        {
+            None
+        }
         (Some("mock"), Some(path), _) => {
             report.error(path.span, "a model of the mock backend has no `path`");
             None

@@ -27,6 +27,7 @@ mod assets;
 mod cron;
 mod diagnostic;
 mod explain;
+mod gateways;
 mod jsonc_syntax;
 pub mod keys;
 mod layer;
@@ -41,6 +42,7 @@ mod route;
 pub mod schema;
 mod seat;
 mod secrets;
+mod servers;
 mod source;
 mod toml_syntax;
 mod tree;
@@ -51,6 +53,7 @@ pub use assets::{Assets, HtmlHandling, NotFoundHandling, PathGlob, RunWorkerFirs
 pub use cron::{Cron, CronError};
 pub use diagnostic::{Diagnostic, Faults, Severity};
 pub use explain::{Missing, explain_missing};
+pub use gateways::{GatewayEntry, ProviderEntry, ProviderKind, RateLimit, Similar};
 pub use load::{FILE_NAMES, LoadOptions, load};
 pub use lora::LoraEntry;
 pub use names::{NameError, WorkerName};
@@ -58,6 +61,7 @@ pub use outbound::Outbound;
 pub use project::{Dev, Project};
 pub use queues::QueueConsumer;
 pub use route::{HostPattern, PathPattern, Route, RouteError, Specificity};
+pub use servers::{OpenAiModel, Servers};
 pub use tree::Syntax;
 pub use worker::{
     AiGrant, Binding, CompatibilityDate, DateError, Instances, Limits, Main, Secret, VectorIndex, Worker,

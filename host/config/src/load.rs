@@ -4,7 +4,7 @@
 //! on past every fault, so that one run lists all of them. Only a file whose syntax is broken is not decoded: what its
 //! author meant is a guess, and faults that follow from a guess would hide the real one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,7 @@ use crate::route::Route;
 use crate::schema::{self, nearest};
 use crate::seat::{self, Draft, Seat};
 use crate::secrets::{self, SecretLine};
+use crate::servers::{self, Keys};
 use crate::source::{FileId, ReadError, Report, Span, read};
 use crate::tree::{Document, Syntax};
 use crate::worker::{Binding, Secret, Worker};
@@ -46,7 +47,13 @@ pub const FILE_NAMES: [&str; 4] = ["wrangler-like.toml", "wrangler.toml", "wrang
 /// # Errors
 /// Every fault of every file, in the order of the files and their lines.
 pub fn load(options: &LoadOptions) -> Result<Project, Faults> {
-    let mut loader = Loader { options, report: Report::default(), files: Vec::new(), secrets: HashMap::new() };
+    let mut loader = Loader {
+        options,
+        report: Report::default(),
+        files: Vec::new(),
+        secrets: HashMap::new(),
+        keys: BTreeSet::new(),
+    };
     let project = loader.project();
     let warnings: Vec<Diagnostic> = loader.report.finish()?;
     Ok(Project { warnings, files: loader.files, ..project })
@@ -68,6 +75,8 @@ struct Loader<'o> {
     files: Vec<PathBuf>,
     /// Secrets by directory.
     secrets: HashMap<PathBuf, Vec<SecretLine>>,
+    /// Names of secrets that are keys of servers, of every file: no worker gets them.
+    keys: BTreeSet<String>,
 }
 
 impl Loader<'_> {
@@ -79,7 +88,8 @@ impl Loader<'_> {
         let mut parts = AiParts::default();
         for file in &files {
             schema::check(&file.document, &keys::ROOT, &mut self.report);
-            parts.add(&file.document, &file.directory, &mut self.report);
+            let keys = self.keys(file);
+            parts.add(&file.document, &file.directory, &keys, &mut self.report);
         }
         let workers = self.workers(&files);
         Project {
@@ -251,16 +261,37 @@ impl Loader<'_> {
         Some(draft)
     }
 
-    fn add_secrets(&mut self, file: &BindingFile, worker: &mut Worker) {
-        let lines = match self.secrets.get(&file.directory) {
+    /// The keys that a file's servers are shown.
+    fn keys(&mut self, file: &BindingFile) -> Keys {
+        let names = servers::key_names(&file.document);
+        if names.is_empty() {
+            return Keys::new();
+        }
+        let lines = self.secrets_of(file);
+        let value = |name: &String| {
+            let line = lines.iter().find(|line| line.name == *name).map(|line| line.value.clone());
+            let value = line.or_else(|| std::env::var(name).ok()).filter(|value| !value.is_empty());
+            (name.clone(), value.map(Secret::new))
+        };
+        let keys = names.iter().map(value).collect();
+        self.keys.extend(names);
+        keys
+    }
+
+    fn secrets_of(&mut self, file: &BindingFile) -> Vec<SecretLine> {
+        match self.secrets.get(&file.directory) {
             Some(lines) => lines.clone(),
             None => {
                 let lines = self.read_secrets(file);
                 self.secrets.insert(file.directory.clone(), lines.clone());
                 lines
             }
-        };
-        for line in lines {
+        }
+    }
+
+    fn add_secrets(&mut self, file: &BindingFile, worker: &mut Worker) {
+        for line in self.secrets_of(file).into_iter().filter(|line| !self.keys.contains(&line.name)).collect::<Vec<_>>()
+        {
             match worker.bindings.get(&line.name) {
                 None | Some(Binding::Text(_) | Binding::Json(_)) => {
                     worker.bindings.insert(line.name, Binding::Secret(Secret::new(line.value)));

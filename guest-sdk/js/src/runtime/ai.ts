@@ -1,6 +1,7 @@
 // `env.AI`: what Cloudflare's binding offers, over the wire that it speaks, to the engine inside the host.
 
 import { HELD, bodyOf, send } from "./fetch";
+import { AiGateway } from "./gateway";
 import { NativeHeaders, bytesOf, type NativeResponse } from "./natives";
 import { Response, fromNative } from "./response";
 import { refuseInGlobalScope } from "./state";
@@ -82,8 +83,9 @@ export class Ai {
     throw new Error("env.AI.toMarkdown() is not supported: this host does not convert documents.");
   }
 
-  gateway(): never {
-    throw new Error("env.AI.gateway() is not supported: this host has no AI Gateway. Call env.AI.run() directly.");
+  gateway(id: string): AiGateway {
+    if (typeof id !== "string" || id === "") throw new TypeError("gateway() takes the id of a gateway.");
+    return new AiGateway(this[NAME], id);
   }
 
   autorag(): never {

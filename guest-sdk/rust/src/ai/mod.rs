@@ -4,11 +4,13 @@
 //! deserializes into: the types of this module, your own, or [`serde_json::Value`]. What models exist and how they
 //! check their inputs is the host's business; this module adds no rule of its own.
 
+mod gateway;
 mod sse;
 mod stream;
 mod tasks;
 mod text;
 
+pub use gateway::{Gateway, GatewayRequest};
 pub use stream::{AiStream, StreamEvent};
 pub use tasks::{
     AutomaticSpeechRecognitionInput, AutomaticSpeechRecognitionOutput, BoundingBox, ContextText, DetectedObject,
@@ -43,6 +45,20 @@ pub struct Ai {
 impl Ai {
     pub(crate) fn new(binding: &str) -> Self {
         Self { binding: binding.to_owned() }
+    }
+
+    /// A gateway by its id, for calls of its providers and of its log. What holds for it stands in the binding file; one
+    /// that is not there has no cache and no limit.
+    ///
+    /// ```no_run
+    /// # fn example(env: host_sdk::Env) -> host_sdk::Result<()> {
+    /// let gateway = env.ai("AI")?.gateway("front");
+    /// # drop(gateway);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn gateway(&self, id: &str) -> Gateway {
+        Gateway::new(&self.binding, id)
     }
 
     /// Runs a model and waits for its whole output. Calls run side by side: await several with `join_all`. Dropping

@@ -38,12 +38,14 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
-use host_inference::{AiError, Attachment, RunRequest, RunResponse, Tenant};
+use host_batch::Progress;
+use host_inference::{AiError, Attachment, RunOutput, RunRequest, RunResponse, Tenant};
 use host_runtime::{RequestContext, State};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use wasmtime::component::Linker;
 
-use crate::Bindings;
+use crate::gateway::Trace;
+use crate::{Bindings, gateway};
 
 /// Longest `inputs` or `options` text. Parsed JSON takes many times its text's size.
 const MAX_JSON_BYTES: usize = 16 << 20;
@@ -58,6 +60,7 @@ pub(crate) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()>
 }
 
 /// A guest's call, before anything of it has been looked at.
+#[derive(Default)]
 struct Call {
     binding: String,
     model: String,
@@ -97,22 +100,76 @@ impl Admitted {
         let (inputs, options) = (take(&mut self.call.inputs), take(&mut self.call.options));
         let length = inputs.len() + options.len();
         let (inputs, options) = parsed(length, move || parse(&inputs, &options)).await?;
-        self.run_parsed(inputs, options).await
+        Ok(self.run_parsed(inputs, options).await?.0)
     }
 
-    async fn run_parsed(self, inputs: Object, options: Object) -> Result<RunResponse, AiError> {
-        let Call { binding, model, attachments, .. } = self.call;
+    /// The model's answer, and what a gateway did with the call if it went through one.
+    async fn run_parsed(mut self, inputs: Object, options: Object) -> Result<(RunResponse, Option<Trace>), AiError> {
+        let Call { binding, model, attachments, .. } = take(&mut self.call);
         self.bindings.grants().check_lora(&binding, &inputs)?;
-        let tenant = Tenant::from(self.bindings.grants().worker());
-        let request = RunRequest { tenant, model, inputs, attachments, options };
-        let model = request.model.clone();
-        let answer = self.bindings.engine().run(request).await;
+        if let Some(asked) = Batch::asked(&inputs, &options) {
+            return self.batch(asked, model, inputs).await.map(|response| (response, None));
+        }
+        let answer = match gateway::named(&options) {
+            // What is bytes has no place in a cache or a log of texts.
+            Some(named) if attachments.is_empty() => {
+                let ran = gateway::run(&self.bindings, &binding, named, model.clone(), inputs).await;
+                ran.map(|(response, trace)| (response, Some(trace)))
+            }
+            _ => self.run_engine(model.clone(), inputs, attachments, options).await.map(|response| (response, None)),
+        };
         let request = self.context.as_deref().map_or("-", RequestContext::id);
         match &answer {
-            Ok(response) => tracing::debug!(request, model, ai_request = response.request_id, "ai run"),
+            Ok((response, _)) => tracing::debug!(request, model, ai_request = response.request_id, "ai run"),
             Err(error) => tracing::debug!(request, model, %error, "ai run failed"),
         }
         answer
+    }
+
+    /// Queues a batch, or says how far one is.
+    async fn batch(&self, asked: Batch, model: String, inputs: Object) -> Result<RunResponse, AiError> {
+        let (batches, worker) = (self.bindings.batches(), self.bindings.grants().worker());
+        let (id, document) = match asked {
+            Batch::Submit => {
+                let id = batches.submit(worker, &model, inputs).await?;
+                (id.clone(), json!({ "status": "queued", "model": model, "request_id": id }))
+            }
+            Batch::Poll(id) => {
+                let document = match batches.progress(worker, &model, &id).await? {
+                    Progress::Queued => json!({ "status": "queued", "model": model, "request_id": id }),
+                    Progress::Running => json!({ "status": "running", "model": model, "request_id": id }),
+                    Progress::Done(document) => document,
+                };
+                (id, document)
+            }
+        };
+        Ok(RunResponse { request_id: id, output: RunOutput::Json(document) })
+    }
+
+    async fn run_engine(
+        &self,
+        model: String,
+        inputs: Object,
+        attachments: Vec<Attachment>,
+        options: Object,
+    ) -> Result<RunResponse, AiError> {
+        let tenant = Tenant::from(self.bindings.grants().worker());
+        self.bindings.engine().run(RunRequest { tenant, model, inputs, attachments, options }).await
+    }
+}
+
+/// What a call wants of the batches.
+enum Batch {
+    Submit,
+    Poll(String),
+}
+
+impl Batch {
+    fn asked(inputs: &Object, options: &Object) -> Option<Self> {
+        if let (Some(Value::String(id)), 1) = (inputs.get("request_id"), inputs.len()) {
+            return Some(Self::Poll(id.clone()));
+        }
+        (options.get("queueRequest").and_then(Value::as_bool) == Some(true)).then_some(Self::Submit)
     }
 }
 

@@ -21,6 +21,7 @@ use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
 use super::{Call, MAX_ATTACHMENT_BYTES, MAX_JSON_BYTES, Object, check, only_object, parsed};
 use crate::Bindings;
+use crate::gateway::Trace;
 
 const MODEL: &str = "cf-consn-model-id";
 const REQUEST_ID: &str = "cf-ai-req-id";
@@ -55,7 +56,7 @@ async fn run(
     context: Option<Arc<RequestContext>>,
     binding: String,
     request: Request<WasiBody>,
-) -> Result<RunResponse, AiError> {
+) -> Result<(RunResponse, Option<Trace>), AiError> {
     let (head, body) = request.into_parts();
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let model = model(text(MODEL).ok_or_else(|| AiError::missing(MODEL))?).to_owned();
@@ -95,7 +96,7 @@ fn model(id: &str) -> &str {
     }
 }
 
-fn success(response: RunResponse) -> Result<Response<WasiBody>, AiError> {
+fn success((response, trace): (RunResponse, Option<Trace>)) -> Result<Response<WasiBody>, AiError> {
     let (content_type, body) = match response.output {
         RunOutput::Json(value) => (HeaderValue::from_static("application/json"), whole(value.to_string())),
         RunOutput::Stream { content_type, body } => {
@@ -108,6 +109,9 @@ fn success(response: RunResponse) -> Result<Response<WasiBody>, AiError> {
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     if let Ok(id) = HeaderValue::from_str(&response.request_id) {
         answer.headers_mut().insert(REQUEST_ID, id);
+    }
+    if let Some(trace) = trace {
+        trace.tell(answer.headers_mut());
     }
     Ok(answer)
 }

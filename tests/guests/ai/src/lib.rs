@@ -11,9 +11,11 @@
 //! | `/events` | `{text, usage, events}` of a stream that the worker reads |
 //! | `/first` | the text of a stream's first event; the stream is dropped |
 //! | `/parallel?n=N` | the outputs of N such calls at once, as `{outputs: […]}` |
+//! | `/gateway` | what the gateway `model` gives for the requests `inputs`, passed on unread |
+//! | `/log` | the entry `inputs` of the log of the gateway `model`, after `options` were added to it |
 //! | `/cancel?ms=N` | starts a call, drops it after N milliseconds, answers `cancelled` (or `finished`) |
 
-use host_sdk::ai::{Ai, AiOutput, Attachment};
+use host_sdk::ai::{Ai, AiOutput, Attachment, GatewayRequest};
 use host_sdk::futures_util::StreamExt;
 use host_sdk::futures_util::future::{Either, join_all, select};
 use host_sdk::*;
@@ -107,6 +109,17 @@ async fn answer(req: &mut Request, env: &Env) -> Result<Response> {
                 Either::Left((output, _)) => output.and_then(|_| Response::ok("finished")),
                 Either::Right(_) => Response::ok("cancelled"),
             }
+        }
+        "/gateway" => {
+            let requests: Vec<GatewayRequest> = serde_json::from_value(call.inputs.clone())?;
+            ai.gateway(&call.model).run(&requests).await
+        }
+        "/log" => {
+            let (gateway, id) = (ai.gateway(&call.model), call.inputs.as_str().unwrap_or_default());
+            if !call.options.is_null() {
+                gateway.patch_log(id, &call.options).await?;
+            }
+            Response::from_json(&gateway.log::<Value>(id).await?)
         }
         other => Response::error(format!("no such path: {other}"), 404),
     }
