@@ -12,6 +12,7 @@ mod llm;
 mod python;
 mod server;
 mod speech;
+mod upstream;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -33,6 +34,8 @@ pub(crate) enum Bench {
     Gpu(gpu::Options),
     /// The same Whisper weights here and in faster-whisper: how many times real time, in float32 and in int8.
     Speech(speech::Options),
+    /// Two llama.cpp servers behind one model's name, one killed in the middle: whether a request fails.
+    Upstream(upstream::Options),
 }
 
 pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
@@ -42,6 +45,7 @@ pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) ->
         Bench::Encoders(options) => encoders::bench(workspace, &options, progress),
         Bench::Gpu(options) => gpu::bench(workspace, &options, progress),
         Bench::Speech(options) => speech::bench(workspace, &options, progress),
+        Bench::Upstream(options) => upstream::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
 }

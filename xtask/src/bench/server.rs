@@ -75,6 +75,11 @@ impl Server {
         }
     }
 
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The most memory the process has held so far, in MB.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
         self.read("status", |status| memory_of(status, "VmHWM:"))

@@ -6,7 +6,7 @@
 
 mod engine;
 mod files;
-mod peer;
+pub(super) mod peer;
 mod streams;
 
 use std::path::PathBuf;

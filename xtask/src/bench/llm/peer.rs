@@ -34,14 +34,14 @@ const CMAKE: [&str; 8] = [
 const SERVER: &str = "llama-server";
 const QUANTIZE: &str = "llama-quantize";
 
-pub(super) struct Peer {
+pub(in crate::bench) struct Peer {
     server: PathBuf,
     quantize: PathBuf,
 }
 
 impl Peer {
     /// A server that is there already.
-    pub(super) fn at(server: &Path) -> Result<Self> {
+    pub(in crate::bench) fn at(server: &Path) -> Result<Self> {
         let server = std::path::absolute(server)?;
         let quantize = server.with_file_name(QUANTIZE);
         for program in [&server, &quantize] {
@@ -52,7 +52,7 @@ impl Peer {
         Ok(Self { server, quantize })
     }
 
-    pub(super) fn built(workspace: &Workspace, progress: &Progress) -> Result<Self> {
+    pub(in crate::bench) fn built(workspace: &Workspace, progress: &Progress) -> Result<Self> {
         let slot = Slot::new(&workspace.cache, "bench/llama-server");
         let _lock = slot.lock(progress)?;
         let made_from = format!("{PACKAGE}=={RELEASE} {}", CMAKE.join(" "));
@@ -71,7 +71,13 @@ impl Peer {
     }
 
     /// A server for `streams` requests at once, each with `context` tokens.
-    pub(super) fn serve(&self, model: &Path, threads: usize, streams: usize, context: usize) -> Result<Server> {
+    pub(in crate::bench) fn serve(
+        &self,
+        model: &Path,
+        threads: usize,
+        streams: usize,
+        context: usize,
+    ) -> Result<Server> {
         let mut command = Command::new(&self.server);
         command.arg("--model").arg(model).args(["--host", "127.0.0.1", "--port", "0"]);
         command.args(["--threads", &threads.to_string(), "--threads-batch", &threads.to_string()]);
@@ -82,7 +88,7 @@ impl Peer {
     }
 
     /// Writes `model` in another quantization, by llama.cpp's own recipe for it.
-    pub(super) fn quantize(&self, model: &Path, output: &Path, recipe: &str) -> Result<()> {
+    pub(in crate::bench) fn quantize(&self, model: &Path, output: &Path, recipe: &str) -> Result<()> {
         command::run(Command::new(&self.quantize).arg("--allow-requantize").arg(model).arg(output).arg(recipe))
     }
 }
