@@ -49,6 +49,7 @@ fn engine(arguments: &Arguments) -> Result<Engine> {
         source: LocalSource::Remote(remote),
         context: None,
         pooling: None,
+        precision: None,
         speculate: false,
     };
     Ok(Engine::new(EngineConfig { models: vec![model], ..EngineConfig::default() })?)
