@@ -4,6 +4,9 @@ use host_kernels::encoder::Activation;
 use serde::Deserialize;
 use serde_json::Value;
 
+/// The most values that a stage of the decoder makes of a frame; published models make 8192.
+const MOST_VALUES: usize = 1 << 16;
+
 /// The shape of a model and how it speaks when nothing else is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {
@@ -190,8 +193,8 @@ impl Config {
             kernel: odd("wavenet_kernel_size", raw.wavenet_kernel_size)?,
             dilation_rate: bounded("wavenet_dilation_rate", raw.wavenet_dilation_rate, 1, 8)?,
         };
-        if (wave_net.dilation_rate as f64).powi(wave_net.layers as i32) > 4096.0 {
-            return Err("wavenet_dilation_rate grows beyond 4096 over the layers".to_owned());
+        if (wave_net.dilation_rate as f64).powi(wave_net.layers as i32) > 512.0 {
+            return Err("wavenet_dilation_rate grows beyond 512 over the layers".to_owned());
         }
         Ok(Config {
             vocabulary: bounded("vocab_size", raw.vocab_size, 1, 1 << 20)?,
@@ -287,6 +290,12 @@ impl Decoder {
         }
         let hop: usize = raw.upsample_rates.iter().product();
         bounded("the product of upsample_rates", hop, 1, 1 << 13)?;
+        let mut values = channels;
+        for rate in &raw.upsample_rates {
+            // A stage is longer by its rate and half as wide.
+            values = values * rate / 2;
+            bounded("what upsample_initial_channel and upsample_rates make of a frame", values, 1, MOST_VALUES)?;
+        }
         let blocks = bounded("the number of resblock_kernel_sizes", raw.resblock_kernel_sizes.len(), 1, 8)?;
         if raw.resblock_dilation_sizes.len() != blocks {
             let dilations = raw.resblock_dilation_sizes.len();
@@ -343,6 +352,7 @@ mod tests {
             ("upsample_kernel_sizes", json!([16, 16, 4])),
             ("upsample_kernel_sizes", json!([16, 16, 4, 3])),
             ("upsample_rates", json!([65, 8, 2, 2])),
+            ("upsample_initial_channel", json!(1 << 13)),
             ("resblock_dilation_sizes", json!([[1], [1]])),
             ("resblock_kernel_sizes", json!([3, 7, 10])),
             ("depth_separable_channels", json!(4)),

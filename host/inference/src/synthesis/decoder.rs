@@ -11,6 +11,8 @@ use crate::tensors::Tensors;
 const LAST_SLOPE: f32 = 0.01;
 /// Frames from which a waveform is made at a time, beside those that they depend on.
 const PART: usize = 256;
+/// The most frames on each side that a sample may depend on; in published models it is a dozen.
+const MOST_REACH: usize = 256;
 /// Rows that the outer convolutions look at.
 const OUTER_KERNEL: usize = 7;
 
@@ -81,6 +83,11 @@ impl Decoder {
             reach: 0,
         };
         decoder.reach = decoder.reach(config);
+        if decoder.reach > MOST_REACH {
+            let reach = decoder.reach;
+            let why = format!("resblock_kernel_sizes and resblock_dilation_sizes reach over {reach} frames");
+            return Err(format!("{why}; up to {MOST_REACH} are read"));
+        }
         Ok(decoder)
     }
 

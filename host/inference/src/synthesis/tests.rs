@@ -224,10 +224,17 @@ fn romanized_models_say_what_they_need_and_files_what_is_wrong_with_them() {
         assert!(Tokens::load(copy.path(), 32).unwrap_err().contains("vocab.json"), "{text}");
     }
     std::fs::write(copy.path().join("vocab.json"), r#"{"a":1}"#).unwrap();
-    let mut config = read_config(copy.path()).unwrap();
-    config["ffn_dim"] = json!(25);
-    std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
-    let settings = Settings { threads: 1.try_into().unwrap(), queue: 1.try_into().unwrap() };
-    let error = Synthesizer::load(copy.path(), settings).err().unwrap();
-    assert!(error.contains("feed_forward.conv_1.weight") && error.contains("model.safetensors"), "{error}");
+    let original = read_config(copy.path()).unwrap();
+    let error = |changes: Value| {
+        let mut config = original.clone();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        let settings = Settings { threads: 1.try_into().unwrap(), queue: 1.try_into().unwrap() };
+        Synthesizer::load(copy.path(), settings).err().unwrap()
+    };
+    let wrong = error(json!({ "ffn_dim": 25 }));
+    assert!(wrong.contains("feed_forward.conv_1.weight") && wrong.contains("model.safetensors"), "{wrong}");
+    // The same weights, looking so far that no part of a waveform would be small.
+    let wide = error(json!({ "resblock_dilation_sizes": [[64, 64], [64, 64]], "upsample_rates": [2, 2] }));
+    assert!(wide.contains("resblock_dilation_sizes"), "{wide}");
 }

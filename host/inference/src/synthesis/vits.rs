@@ -21,6 +21,8 @@ pub(super) type Check<'a> = &'a dyn Fn() -> Result<(), AiError>;
 
 /// The longest that a piece of text is spoken, in seconds: far more than any sentence of [`super::pieces::LONGEST`] takes.
 const MOST_SECONDS: usize = 120;
+/// And in frames, however short they are.
+const MOST_FRAMES: usize = 1 << 14;
 
 /// A model and the threads that compute with it.
 pub(super) struct Vits {
@@ -100,7 +102,7 @@ impl Vits {
     /// Whole frames for each token. Of a text that would be over at once there is one frame.
     pub(super) fn frames(&self, logs: &[f32], speed: f32) -> Result<Vec<usize>, AiError> {
         let slowness = 1.0 / (self.config.speaking_rate * speed);
-        let most = MOST_SECONDS * self.config.rate as usize / self.config.hop();
+        let most = (MOST_SECONDS * self.config.rate as usize / self.config.hop()).min(MOST_FRAMES);
         let mut total = 0_usize;
         let mut frames = Vec::with_capacity(logs.len());
         for log in logs {
