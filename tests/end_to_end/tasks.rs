@@ -20,7 +20,7 @@ export default {
 ";
 
 /// Small models of the true architectures, below `host/inference/tests/golden`, and the one of `examples/draw`.
-const MODELS: [(&str, &str); 9] = [
+const MODELS: [(&str, &str); 10] = [
     ("sentiment", "host/inference/tests/golden/encoders/distilbert"),
     ("names", "host/inference/tests/golden/encoders/bert_ner"),
     ("translator", "host/inference/tests/golden/seq2seq/marian"),
@@ -29,13 +29,15 @@ const MODELS: [(&str, &str); 9] = [
     ("detr", "host/inference/tests/golden/vision/detr"),
     ("blip", "host/inference/tests/golden/vision/blip"),
     ("clip", "host/inference/tests/golden/vision/clip"),
+    ("voice", "host/inference/tests/golden/synthesis/letters"),
     ("shapes", "examples/draw/model"),
 ];
 
 fn bindings() -> String {
     let mut lines = String::from(
         "[ai]\nbinding = \"AI\"\n[ai.aliases]\n\"@cf/baai/bge-reranker-base\" = \"ms-marco-minilm-l12-v2\"\n\
-         \"@cf/openai/whisper-tiny-en\" = \"whisper-tiny.en\"\n",
+         \"@cf/openai/whisper-tiny-en\" = \"whisper-tiny.en\"\n\"@cf/myshell-ai/melotts\" = \"voice\"\n\
+         \"@cf/deepgram/aura-1\" = \"voice\"\n",
     );
     for (name, path) in MODELS {
         let path = workspace().join(path);
@@ -75,6 +77,7 @@ fn cases() -> Vec<Case> {
         "query": "How do plants make energy?",
         "contexts": [{ "text": "The train leaves at noon." }, { "text": "Plants turn light into sugar." }],
     });
+    let aura = json!({ "text": "a line. of rain.", "encoding": "linear16", "sample_rate": 8000, "seed": 7 });
     vec![
         case("@cf/baai/bge-reranker-base", query, None, |_, answer| {
             scored(&answer["response"], true) && answer["response"][0]["id"] == 1
@@ -108,6 +111,18 @@ fn cases() -> Vec<Case> {
         case("clip", json!({}), Some(("image", "vision/cat.jpg")), |_, answer| answer["shape"] == json!([1, 16])),
         case("chooser", json!({ "labels": ["a cat", "a dog"] }), Some(("image", "vision/cat.jpg")), |_, answer| {
             scored(answer, true) && answer.as_array().unwrap().len() == 2
+        }),
+        case(
+            "@cf/myshell-ai/melotts",
+            json!({ "prompt": "a line of rain", "lang": "en", "seed": 7 }),
+            None,
+            |_, answer| {
+                // A WAV file begins with RIFF.
+                answer["audio"].as_str().unwrap().starts_with("UklGR") && answer.as_object().unwrap().len() == 1
+            },
+        ),
+        case("@cf/deepgram/aura-1", aura, None, |reply, _| {
+            reply.body.starts_with(b"RIFF") && reply.body[24..28] == 8000_u32.to_le_bytes() && reply.body.len() > 1000
         }),
         case("shapes", json!({ "prompt": "a red circle", "num_steps": 3, "seed": 7 }), None, |reply, _| {
             reply.body.starts_with(b"\x89PNG\r\n")
@@ -175,5 +190,24 @@ fn what_is_no_sound_and_no_picture_is_refused_by_its_property() {
             let named = error["message"].as_str().unwrap().contains(property) || error["code"] == 5004;
             assert!(named, "{model} {data}: {error}");
         }
+    }
+}
+
+#[test]
+fn what_nobody_can_say_is_refused_by_its_property() {
+    let host = Host::worker(&guest("ai", FLAVOURS[0]), &bindings());
+    for (inputs, property) in [
+        (json!({}), "prompt"),
+        (json!({ "prompt": " " }), "prompt"),
+        (json!({ "prompt": "!?" }), "prompt"),
+        (json!({ "prompt": 7 }), "prompt"),
+        (json!({ "text": "x".repeat(9000) }), "text"),
+        (json!({ "text": "a", "encoding": "mp3" }), "encoding"),
+        (json!({ "text": "a", "speaker": "angus" }), "speaker"),
+    ] {
+        let reply = host.post("/run", &json!({ "model": "voice", "inputs": inputs }));
+        let error = &reply.json()["error"];
+        assert_eq!((reply.status, &error["code"]), (400, &json!(5006)), "{inputs}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(property), "{inputs}: {error}");
     }
 }

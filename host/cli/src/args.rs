@@ -348,6 +348,7 @@ Examples:
   host ai run smollm2-135m-instruct --system 'Answer in one word.' --prompt @question.txt
   host ai run bge-small-en-v1.5 --text 'cold start' --text 'warm start' --json
   host ai run my-whisper --audio speech.mp3
+  host ai run my-voice --prompt 'Good morning.' --output - | aplay
   host ai run my-classifier --image cat.jpg
 A value of --prompt, --system, --text or --input that begins with @ names a file; - is standard input.")]
     Run(AiRunArgs),

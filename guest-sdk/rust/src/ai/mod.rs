@@ -14,9 +14,10 @@ pub use gateway::{Gateway, GatewayRequest};
 pub use stream::{AiStream, StreamEvent};
 pub use tasks::{
     AutomaticSpeechRecognitionInput, AutomaticSpeechRecognitionOutput, BoundingBox, ContextText, DetectedObject,
-    ImageToTextInput, ImageToTextOutput, Label, RerankerInput, RerankerOutput, Score, SummarizationInput,
-    SummarizationOutput, TextClassificationInput, TextEmbeddingsInput, TextEmbeddingsOutput, TextToImageInput,
-    TextToImageOutput, TextToSpeechInput, TextToSpeechOutput, TranslationInput, TranslationOutput, Word,
+    ImageToTextInput, ImageToTextOutput, Label, RerankerInput, RerankerOutput, Score, SpokenTextInput,
+    SummarizationInput, SummarizationOutput, TextClassificationInput, TextEmbeddingsInput, TextEmbeddingsOutput,
+    TextToImageInput, TextToImageOutput, TextToSpeechInput, TextToSpeechOutput, TranslationInput, TranslationOutput,
+    Word,
 };
 pub use text::{Message, ResponseFormat, Role, TextGenerationInput, TextGenerationOutput, Tool, ToolCall, Usage};
 

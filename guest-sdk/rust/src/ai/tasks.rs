@@ -420,7 +420,7 @@ pub struct ImageToTextOutput {
     pub description: String,
 }
 
-/// A text to say.
+/// A text to say; the output is [`TextToSpeechOutput`].
 ///
 /// ```
 /// let input = host_sdk::ai::TextToSpeechInput { prompt: "Hello".into(), lang: Some("en".into()) };
@@ -447,4 +447,47 @@ pub struct TextToSpeechInput {
 pub struct TextToSpeechOutput {
     /// The sound in base64.
     pub audio: String,
+}
+
+/// A text to say as it is heard: the output is the bytes of a sound ([`Ai::run_bytes`](super::Ai::run_bytes)), a WAV file
+/// where nothing else is asked for.
+///
+/// ```
+/// let mut input = host_sdk::ai::SpokenTextInput::new("Hello. How are you?");
+/// input.sample_rate = Some(24_000);
+/// assert_eq!(serde_json::to_string(&input)?, r#"{"text":"Hello. How are you?","sample_rate":24000}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SpokenTextInput {
+    /// The text.
+    pub text: String,
+    /// The voice, for models that have several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
+    /// `linear16`, `mulaw` or `alaw`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// `wav`, or `none` for samples alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Samples of a second, from 8000 to 48000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_rate: Option<u32>,
+    /// Makes the sound repeatable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl SpokenTextInput {
+    /// What `text` says.
+    ///
+    /// ```
+    /// let input = host_sdk::ai::SpokenTextInput::new("Hello");
+    /// # assert_eq!(input.text, "Hello");
+    /// ```
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
 }

@@ -121,6 +121,7 @@ mod tests {
             (Task::TextEmbeddings, &["--text", "a", "--text", "b"], json!({ "text": ["a", "b"] })),
             (Task::Rerank, &["--prompt", "q", "--text", "a"], json!({ "query": "q", "contexts": [{ "text": "a" }] })),
             (Task::Summarization, &["--text", "a"], json!({ "input_text": "a" })),
+            (Task::TextToSpeech, &["--text", "a", "--set", "seed=7"], json!({ "prompt": "a", "seed": 7 })),
             (
                 Task::Translation,
                 &["--text", "a", "--input", r#"{"target_lang": "fr"}"#],

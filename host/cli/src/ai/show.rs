@@ -73,7 +73,9 @@ fn json(answer: &Value, args: &AiRunArgs) -> Result<()> {
     for (property, kind) in [("image", "image/jpeg"), ("audio", "audio/wav")] {
         if let Some(encoded) = answer.get(property).and_then(Value::as_str) {
             let bytes = STANDARD.decode(encoded).with_context(|| format!("the answer's {property} is no base64"))?;
-            return file(&bytes, kind, args);
+            // Samples alone, where they were asked for.
+            let bare = property == "audio" && !bytes.starts_with(b"RIFF");
+            return file(&bytes, if bare { "audio/raw" } else { kind }, args);
         }
     }
     for property in ["response", "text", "translated_text", "summary", "description"] {
