@@ -12,6 +12,7 @@ mod llm;
 mod python;
 mod server;
 mod speech;
+mod synthesis;
 mod upstream;
 
 use anyhow::Result;
@@ -36,6 +37,8 @@ pub(crate) enum Bench {
     Speech(speech::Options),
     /// Two llama.cpp servers behind one model's name, one killed in the middle: whether a request fails.
     Upstream(upstream::Options),
+    /// A model of speech with random weights here and in transformers: how many times real time.
+    Synthesis(synthesis::Options),
 }
 
 pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
@@ -46,6 +49,7 @@ pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) ->
         Bench::Gpu(options) => gpu::bench(workspace, &options, progress),
         Bench::Speech(options) => speech::bench(workspace, &options, progress),
         Bench::Upstream(options) => upstream::bench(workspace, &options, progress),
+        Bench::Synthesis(options) => synthesis::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
 }

@@ -19,9 +19,9 @@ use crate::progress::Progress;
 use crate::workspace::Workspace;
 
 /// The peer's releases.
-const PEER: [&str; 2] = ["torch==2.15.0", "transformers==5.24.0"];
+pub(super) const PEER: [&str; 2] = ["torch==2.15.0", "transformers==5.24.0"];
 /// What they and what they need weigh, for the message.
-const PEER_MB: u32 = 3000;
+pub(super) const PEER_MB: u32 = 3000;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
