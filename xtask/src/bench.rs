@@ -7,6 +7,7 @@ mod encoders;
 mod figures;
 mod gpu;
 mod http;
+mod image;
 mod js;
 mod llm;
 mod python;
@@ -33,6 +34,9 @@ pub(crate) enum Bench {
     Encoders(encoders::Options),
     /// Random llamas on this machine's NVIDIA GPU and in transformers: whether it is right, prefill, decode.
     Gpu(gpu::Options),
+    /// Random checkpoints of published sizes here and in diffusers and transformers: a step of drawing, a decoding, a
+    /// text, and pictures seen.
+    Image(image::Options),
     /// The same Whisper weights here and in faster-whisper: how many times real time, in float32 and in int8.
     Speech(speech::Options),
     /// Two llama.cpp servers behind one model's name, one killed in the middle: whether a request fails.
@@ -47,6 +51,7 @@ pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) ->
         Bench::Js(options) => js::bench(workspace, &options, progress),
         Bench::Encoders(options) => encoders::bench(workspace, &options, progress),
         Bench::Gpu(options) => gpu::bench(workspace, &options, progress),
+        Bench::Image(options) => image::bench(workspace, &options, progress),
         Bench::Speech(options) => speech::bench(workspace, &options, progress),
         Bench::Upstream(options) => upstream::bench(workspace, &options, progress),
         Bench::Synthesis(options) => synthesis::bench(workspace, &options, progress),
