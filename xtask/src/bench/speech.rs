@@ -2,6 +2,8 @@
 //!
 //! The peer reads the very wheel that the store converted its model from. Both decode the file, make the spectrogram, search
 //! with as many beams and time the words; each measurement is a process of its own, warmed up by one transcription.
+//!
+//! The last figure has another peer: requests that come together beside the same ones made one after another.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,14 +42,17 @@ pub(crate) struct Options {
     /// Hypotheses of the beam search.
     #[arg(long, default_value_t = 5)]
     beams: usize,
+    /// Requests that come together.
+    #[arg(long, default_value_t = 4)]
+    together: usize,
     /// The clip; 11 seconds of English when absent.
     #[arg(long)]
     audio: Option<PathBuf>,
 }
 
 pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progress) -> Result<()> {
-    if options.runs == 0 || options.threads == 0 || options.beams == 0 {
-        bail!("--runs, --threads and --beams must be at least 1");
+    if [options.runs, options.threads, options.beams, options.together].contains(&0) {
+        bail!("--runs, --threads, --beams and --together must be at least 1");
     }
     models::fetch(workspace, progress)?;
     progress.step("building the measuring program in release mode");
@@ -78,6 +83,21 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options, progress: &Progres
         }
         println!("{}", figure.line());
     }
+    let mut figure = Figure::new("whisper_together", "times real time", Better::Higher)
+        .label("threads", options.threads)
+        .label("together", options.together);
+    for round in 0..options.runs {
+        for side in order(round) {
+            let together = if matches!(side, Side::Ours) { options.together } else { 1 };
+            let mut command = Command::new(&program);
+            command.arg(MODEL).args(["--together", &together.to_string()]);
+            let measured = run(&mut command, &audio, "float", options)?;
+            progress.done_before(&format!("{together} together, round {}: {measured}", round + 1));
+            let rtf = measured["rtf"].as_f64().with_context(|| format!("no rtf in {measured}"))?;
+            figure.record(side, 1.0 / rtf);
+        }
+    }
+    println!("{}", figure.line());
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The model is loaded and warmed up by one transcription, then the clip is transcribed a number of times through the
 //! public trait: decoding of the file, spectrogram, encoder, beam search and word times are all part of the figure, as
-//! they are of the peer's.
+//! they are of the peer's. With `--together` that many requests for the clip are made at once, and the figure is of all.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -32,6 +32,9 @@ struct Arguments {
     /// Transcriptions, of which the fastest counts.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Requests at once.
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    together: NonZeroUsize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -46,7 +49,8 @@ fn main() -> Result<()> {
         Products::Float => Precision::Float,
         Products::Int8 => Precision::Int8,
     };
-    let settings = Settings { threads: arguments.threads, queue: NonZeroUsize::MIN, precision };
+    let together = arguments.together.get();
+    let settings = Settings { threads: arguments.threads, queue: arguments.together, precision };
     let stored = store::default_directory().join(&arguments.model);
     let model = if arguments.model.is_dir() { &arguments.model } else { &stored };
     let recognizer = Recognizer::load(model, settings).map_err(anyhow::Error::msg)?;
@@ -54,22 +58,25 @@ fn main() -> Result<()> {
     let audio = bytes::Bytes::from(audio);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let transcribe = || {
-        let request = TranscribeRequest {
+        let request = |_| TranscribeRequest {
             beam_size: arguments.beams,
             language: Some("en".to_owned()),
             ..TranscribeRequest::new("bench".into(), audio.clone())
         };
         let start = Instant::now();
-        let transcript = runtime.block_on(recognizer.transcribe(request))?;
-        Ok::<_, host_inference::AiError>((start.elapsed().as_secs_f64(), transcript))
+        let work = (0..together).map(request).map(|request| recognizer.transcribe(request));
+        let transcripts = runtime.block_on(futures::future::try_join_all(work))?;
+        Ok::<_, host_inference::AiError>((start.elapsed().as_secs_f64(), transcripts))
     };
-    let (_, transcript) = transcribe()?;
+    let (_, transcripts) = transcribe()?;
+    let transcript = &transcripts[0];
     let mut fastest = f64::INFINITY;
     for _ in 0..arguments.repeat.max(1) {
         fastest = fastest.min(transcribe()?.0);
     }
     let text: String = transcript.segments.iter().map(|segment| segment.text.as_str()).collect();
-    let (audio, rtf) = (transcript.duration, fastest / transcript.duration);
+    let audio = transcript.duration * together as f64;
+    let rtf = fastest / audio;
     println!("{}", json!({ "seconds": fastest, "audio_seconds": audio, "rtf": rtf, "text": text }));
     Ok(())
 }
