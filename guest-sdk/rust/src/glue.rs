@@ -25,7 +25,6 @@ pub enum Handler {
 inventory::collect!(Handler);
 
 /// What the component exports.
-#[cfg_attr(not(target_family = "wasm"), expect(dead_code, reason = "natively nothing calls it"))]
 pub(crate) struct Dispatcher;
 
 /// What makes a request an event; its value is the kind. The host knows it by the same name.
