@@ -15,6 +15,7 @@ mod server;
 mod speech;
 mod synthesis;
 mod upstream;
+mod vectors;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -43,6 +44,8 @@ pub(crate) enum Bench {
     Upstream(upstream::Options),
     /// A model of speech with random weights here and in transformers: how many times real time.
     Synthesis(synthesis::Options),
+    /// 100,000 vectors here and in Chroma: queries/s without and with a filter, building, memory.
+    Vectors(vectors::Options),
 }
 
 pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) -> Result<()> {
@@ -55,6 +58,7 @@ pub(crate) fn bench(workspace: &Workspace, bench: Bench, progress: &Progress) ->
         Bench::Speech(options) => speech::bench(workspace, &options, progress),
         Bench::Upstream(options) => upstream::bench(workspace, &options, progress),
         Bench::Synthesis(options) => synthesis::bench(workspace, &options, progress),
+        Bench::Vectors(options) => vectors::bench(workspace, &options, progress),
         Bench::Llm(options) => llm::bench(workspace, &options, progress),
     }
 }
