@@ -426,7 +426,8 @@ fn model_path(node: &Node, directory: &Path, report: &mut Report) -> Option<Mode
         Ok(found) if found.is_file() && gguf => Some(ModelSource::Path(path)),
         Ok(_) => {
             let message = format!("{} is neither a GGUF file nor a directory", quoted(text));
-            let help = "name the `.gguf` file, or the directory that holds `config.json` and the safetensors";
+            let help = "name the `.gguf` file, or the directory that holds `config.json` and the safetensors; \
+                        `host models import` makes one of other forms";
             report.error_with_help(node.span, message, help);
             None
         }

@@ -408,6 +408,10 @@ mod tests {
         for tensor in wrong {
             assert!(matches!(convert(&graph(&[tensor])), OnnxError::Tensor(..)));
         }
+        let sides = convert(&graph(&[tensor("x.bias", &[1; 40], 1, message(9, &floats(&[1.0])))]));
+        assert_eq!(sides, OnnxError::Many(16, "sides of a tensor"));
+        let inputs = convert(&graph(&[node("MatMul", "/x/MatMul", &["a"; 1025], &[])]));
+        assert_eq!(inputs, OnnxError::Many(1024, "inputs of a node"));
         let fused = convert(&graph(&[node("Attention", "Attention_0", &["x", "w"], &[])]));
         assert_eq!(fused, OnnxError::Operator("Attention".to_owned()));
         let nameless = convert(&graph(&[node("MatMul", "MatMul_7", &["x", "w"], &[]), matrix("w")]));

@@ -26,6 +26,8 @@ use crate::text::Mapped;
 /// The one version of the format that is written since 2021.
 const VERSION: u32 = 6;
 const MAX_RANK: usize = 8;
+/// A large model has some 1,500, each with a few bytes at least that take a hundred here.
+const MAX_VARIABLES: u32 = 1 << 16;
 /// A list of 52 thousand tokens has about a megabyte.
 const VOCABULARY_BYTES: u64 = 16 << 20;
 
@@ -136,6 +138,15 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
+    /// How many variables or names follow.
+    fn count(&mut self) -> Result<u32, String> {
+        let count = self.word()?;
+        if count > MAX_VARIABLES {
+            return Err(format!("it says that it has {count} variables; {MAX_VARIABLES} are accepted"));
+        }
+        Ok(count)
+    }
+
     /// A length of two bytes, then as many, the last one zero.
     fn name(&mut self) -> Result<&'a str, String> {
         let length = self.take(2)?;
@@ -156,7 +167,7 @@ fn read(bytes: &[u8]) -> Result<Model<'_>, String> {
         return Err(format!("it is a {spec:.40}, not a WhisperSpec"));
     }
     let _revision = reader.word()?;
-    let count = reader.word()?;
+    let count = reader.count()?;
     let mut variables = BTreeMap::new();
     for _ in 0..count {
         let name = reader.name()?;
@@ -164,7 +175,7 @@ fn read(bytes: &[u8]) -> Result<Model<'_>, String> {
         variables.insert(name, variable);
     }
     // A second name is a pair of texts: itself, and the variable's.
-    let count = reader.word()?;
+    let count = reader.count()?;
     for _ in 0..count {
         let (name, of) = (reader.name()?, reader.name()?);
         let variable = *variables.get(of).ok_or_else(|| format!("{name:.80} is to be {of:.80}, which is not there"))?;
@@ -451,6 +462,10 @@ mod tests {
             assert!(read(&whole[..end]).is_err(), "cut at {end}");
         }
         assert!(read(&file_of(&[], &[("y", "x")])).is_err());
+        let mut many = file_of(&[], &[]);
+        let at = many.len() - 8;
+        many[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(read(&many).err().unwrap().contains("4294967295 variables"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! An ONNX file is a protocol-buffers message. This reader knows the wire format (varints, fixed and length-delimited
 //! fields; protobuf.dev, "Encoding") and the few field numbers of `onnx.proto` that matter here, and skips the rest. It
-//! never recurses with the input, and every list it makes is bounded by the bytes it was read from.
+//! never recurses with the input, and every list it makes is bounded by the bytes it was read from and, where an entry
+//! takes more here than there, by a number.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub(super) enum OnnxError {
     NoGraph,
     #[error("a name is not UTF-8")]
     Name,
+    #[error("it has more than {0} {1}")]
+    Many(usize, &'static str),
     #[error("tensor {0:?}: {1}")]
     Tensor(String, &'static str),
     #[error("operator {0} keeps its weights in a form of its own; export the model again without fusing or packing")]
@@ -120,6 +123,12 @@ impl Kind {
     }
 }
 
+/// A large encoder has some thousand constants and ten thousand nodes, of few inputs each.
+const MAX_CONSTANTS: usize = 1 << 17;
+const MAX_NODES: usize = 1 << 19;
+const MAX_INPUTS: usize = 1 << 10;
+const MAX_RANK: usize = 16;
+
 /// Nodes that have weights, or pass on those of others.
 const OPERATORS: [&str; 12] = [
     "MatMul",
@@ -203,6 +212,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph<'_>, OnnxError> {
     let mut read =
         Graph { initializers: BTreeMap::new(), nodes: Vec::new(), makers: BTreeMap::new(), users: BTreeMap::new() };
     for field in Fields::new(graph.ok_or(OnnxError::NoGraph)?) {
+        if read.initializers.len() > MAX_CONSTANTS {
+            return Err(OnnxError::Many(MAX_CONSTANTS, "constants"));
+        }
+        if read.nodes.len() > MAX_NODES {
+            return Err(OnnxError::Many(MAX_NODES, "nodes"));
+        }
         match field? {
             (1, Value::Bytes(message)) => {
                 let node = node(message)?;
@@ -237,6 +252,9 @@ fn node(bytes: &[u8]) -> Result<Node<'_>, OnnxError> {
         Node { name: "", operator: "", inputs: Vec::new(), transposed: false, axis: 1, output: "", constant: None };
     for field in Fields::new(bytes) {
         match field? {
+            (1, Value::Bytes(_)) if node.inputs.len() == MAX_INPUTS => {
+                return Err(OnnxError::Many(MAX_INPUTS, "inputs of a node"));
+            }
             (1, Value::Bytes(text)) => node.inputs.push(utf8(text)?),
             (2, Value::Bytes(text)) if node.output.is_empty() => node.output = utf8(text)?,
             (3, Value::Bytes(text)) => node.name = utf8(text)?,
@@ -274,7 +292,11 @@ fn initializer(bytes: &[u8]) -> Result<Initializer<'_>, OnnxError> {
     let mut external = false;
     for field in Fields::new(bytes) {
         match field? {
+            (1, _) if dims.len() > MAX_RANK => return Err(OnnxError::Many(MAX_RANK, "sides of a tensor")),
             (1, Value::Number(dim)) => dims.push(dim),
+            (1, Value::Bytes(packed)) if packed.len() > 10 * MAX_RANK => {
+                return Err(OnnxError::Many(MAX_RANK, "sides of a tensor"));
+            }
             (1, Value::Bytes(packed)) => varints(packed, |dim| dims.push(dim))?,
             (2, Value::Number(kind)) => tensor.kind = Kind::of(kind),
             (4, Value::Bytes(packed)) if tensor.floats.is_empty() => tensor.floats = Cow::Borrowed(packed),
