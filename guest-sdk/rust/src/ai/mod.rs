@@ -5,12 +5,16 @@
 //! check their inputs is the host's business; this module adds no rule of its own.
 
 mod gateway;
+mod own_tasks;
 mod sse;
 mod stream;
 mod tasks;
 mod text;
 
 pub use gateway::{Gateway, GatewayRequest};
+pub use own_tasks::{
+    Entity, ImageEmbeddingsInput, ImageEmbeddingsOutput, TokenClassificationInput, ZeroShotImageClassificationInput,
+};
 pub use stream::{AiStream, StreamEvent};
 pub use tasks::{
     AutomaticSpeechRecognitionInput, AutomaticSpeechRecognitionOutput, BoundingBox, ContextText, DetectedObject,

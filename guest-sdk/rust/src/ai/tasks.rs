@@ -1,4 +1,4 @@
-//! The inputs and outputs of every task but text generation.
+//! The inputs and outputs of every task of Cloudflare's but text generation.
 //!
 //! An image or a sound that a model reads is no field here: it goes beside the inputs as an
 //! [`Attachment`](super::Attachment) of [`Ai::run_with`](super::Ai::run_with).
