@@ -100,7 +100,7 @@ Exits 64 when a script cannot be built, after printing every fault with its plac
 
     /// Look into queues, send to them, empty them.
     #[command(subcommand)]
-    Queues(QueuesCommand),
+    Queues(crate::queues::QueuesCommand),
 
     /// Manage vector indexes, which workers bind with `[[vectorize]]`.
     #[command(subcommand)]
@@ -112,62 +112,13 @@ Exits 64 when a script cannot be built, after printing every fault with its plac
 
     /// Look at gateways and their log.
     #[command(subcommand)]
-    Gateway(GatewayCommand),
+    Gateway(crate::gateway::GatewayCommand),
 
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum GatewayCommand {
-    /// List the gateways of a project, with how many calls each has in its log.
-    List {
-        #[command(flatten)]
-        project: ProjectArgs,
-    },
-    /// Print the log of calls, the newest last.
-    #[command(after_help = "\
-Examples:
-  host gateway logs --follow
-  host gateway logs --gateway front --status 429 --since 2h --json")]
-    Logs(LogArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct LogArgs {
-    #[command(flatten)]
-    pub(crate) project: ProjectArgs,
-
-    /// Only calls of this gateway.
-    #[arg(long, value_name = "ID")]
-    pub(crate) gateway: Option<String>,
-
-    /// Only calls of this model.
-    #[arg(long)]
-    pub(crate) model: Option<String>,
-
-    /// Only calls with this status.
-    #[arg(long)]
-    pub(crate) status: Option<u16>,
-
-    /// Only calls since so long ago, as in 30s, 15m, 2h or 7d.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-
-    /// At most so many calls to begin with.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    pub(crate) last: usize,
-
-    /// Go on with calls as they are logged.
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-
-    /// Print JSON, one object a line.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Which binding files to read, and how.
@@ -401,116 +352,6 @@ pub(crate) struct AiRunArgs {
 
     #[command(flatten)]
     pub(crate) project: ProjectArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum QueuesCommand {
-    /// List the queues of a project.
-    List {
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what a queue holds.
-    Info {
-        /// The queue's name.
-        queue: String,
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Send messages.
-    #[command(after_help = "\
-Examples:
-  host queues send jobs --body '{\"page\": 7}'
-  host queues send jobs --content-type bytes < picture.png
-  host queues send jobs --lines < jobs.ndjson
-A host that serves the project delivers them; one that starts later does it then.")]
-    Send(QueueSendArgs),
-    /// Print the oldest messages of a queue, one JSON object a line. They stay in it.
-    Peek {
-        /// The queue's name.
-        queue: String,
-        /// How many.
-        #[arg(short = 'n', long, default_value_t = 10)]
-        count: u16,
-        #[command(flatten)]
-        project: ProjectArgs,
-    },
-    /// Remove all messages of a queue.
-    Purge {
-        /// The queue's name.
-        queue: String,
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Deliver no messages of a queue until it is resumed. Sending goes on.
-    Pause {
-        /// The queue's name.
-        queue: String,
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Deliver messages of a paused queue again.
-    Resume {
-        /// The queue's name.
-        queue: String,
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct QueueSendArgs {
-    /// The queue's name.
-    pub(crate) queue: String,
-
-    /// The message. [default: standard input]
-    #[arg(short, long)]
-    pub(crate) body: Option<String>,
-
-    /// Send each line of standard input as a message.
-    #[arg(long, conflicts_with = "body")]
-    pub(crate) lines: bool,
-
-    /// What a message is.
-    #[arg(short = 't', long, value_enum, default_value_t = QueueContentType::Json)]
-    pub(crate) content_type: QueueContentType,
-
-    /// Seconds before it is delivered, up to 43200.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=43_200))]
-    pub(crate) delay: u32,
-
-    #[command(flatten)]
-    pub(crate) project: ProjectArgs,
-
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum QueueContentType {
-    /// JSON.
-    Json,
-    /// A text.
-    Text,
-    /// Anything.
-    Bytes,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,9 +13,13 @@ use host_gateway::{
 use host_inference::Engine;
 use host_upstream::Key;
 
-use crate::args::{GatewayCommand, LogArgs};
 use crate::exit::{Done, Failed};
 use crate::prepare;
+
+mod args;
+
+pub(crate) use args::GatewayCommand;
+use args::LogArgs;
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(500);

@@ -14,9 +14,14 @@ use host_queues::{
 use host_state::Directory;
 use serde_json::{Value, json};
 
-use crate::args::{ProjectArgs, QueueContentType, QueueSendArgs, QueuesCommand};
+use crate::args::ProjectArgs;
 use crate::exit::{Done, Failed};
 use crate::prepare;
+
+mod args;
+
+pub(crate) use args::QueuesCommand;
+use args::{QueueContentType, QueueSendArgs};
 
 /// Runs one of the `host queues` commands.
 pub(crate) fn run(command: QueuesCommand) -> Done {
