@@ -79,6 +79,40 @@ fn a_provider_gets_the_hosts_key_and_the_log_what_it_cost() {
 }
 
 #[test]
+fn a_run_through_a_gateway_and_a_providers_address_share_its_log() {
+    for flavour in FLAVOURS {
+        let server = Scripted::start(chat);
+        let host = served(flavour, &server.url(), "");
+        let run = json!({
+            "model": "local", "inputs": { "prompt": "a" },
+            "options": { "gateway": { "id": "front", "cacheTtl": 60, "metadata": { "user": 7 } } },
+        });
+        for _ in 0..2 {
+            assert_eq!(host.post("/run", &run).json()["response"], "from here", "{flavour}");
+        }
+        let query = json!({ "model": "big", "messages": [] });
+        let mut asked = step("elsewhere", "chat/completions", &query);
+        for cached in ["MISS", "HIT"] {
+            let reply = host.post("/gateway-url", &json!({ "model": "front", "inputs": asked }));
+            assert_eq!(reply.json()["choices"][0]["message"]["content"], "from there", "{flavour}");
+            assert_eq!(reply.header("cf-aig-cache-status"), Some(cached), "{flavour}");
+        }
+        asked["headers"] = json!({ "cf-aig-skip-cache": "true", "cf-aig-collect-log": "false" });
+        let reply = host.post("/gateway-url", &json!({ "model": "front", "inputs": asked }));
+        assert_eq!(reply.status, 200, "{flavour}: {}", reply.text());
+        assert_eq!((server.seen().len(), reply.header("cf-aig-log-id")), (2, None), "{flavour}");
+
+        let printed = command().current_dir(host.folder()).args(["gateway", "logs", "--json"]).output().unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = lines.iter().map(|log| (log["provider"].as_str().unwrap(), log["cached"] == true)).collect();
+        let expected = [("workers-ai", false), ("workers-ai", true), ("elsewhere", false), ("elsewhere", true)];
+        assert_eq!(told, expected, "{flavour}");
+        assert_eq!(lines[0]["metadata"], json!({ "user": 7 }), "{flavour}");
+    }
+}
+
+#[test]
 fn a_local_model_answers_for_a_provider_that_fails() {
     for flavour in FLAVOURS {
         let server = Scripted::start(|_, _, line| {

@@ -40,6 +40,8 @@ fn a_component_sends_and_handles_messages() {
         host.wait_for_log("the queue handler failed: after ack_all");
         send(&host, json!([{ "what": "g" }, { "what": "h", "then": "retry-all" }]));
         host.wait_for_log("q got {\"what\":\"g\",\"then\":\"\"}, attempt 2");
+        send(&host, json!([{ "what": "j" }, { "what": "k", "then": "retry-all-late" }]));
+        host.wait_for_log("q got {\"what\":\"j\",\"then\":\"\"}, attempt 2");
         send(&host, json!([{ "what": "i", "then": "panic" }]));
         host.wait_for_log("q got {\"what\":\"i\",\"then\":\"panic\"}, attempt 2");
         let log = host.log();
@@ -47,6 +49,7 @@ fn a_component_sends_and_handles_messages() {
             let again = format!("{{\"what\":{acked:?},\"then\":{then:?}}}, attempt 2");
             assert!(!log.contains(&again), "{acked} came again");
         }
+        assert!(log.contains("2 messages, sound: true") && !log.contains("sound: false"), "{log}");
         let refused = host.get("/refused").json();
         let refused: Vec<&str> = refused.as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert_eq!(refused[0], "Queue send failed: message length of 128002 bytes exceeds limit of 128000");
@@ -134,6 +137,7 @@ fn queues_are_looked_into_and_changed_beside_a_host() {
     let peeked: Vec<Value> = peeked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&peeked[0]["body"], &peeked[0]["state"]), (&json!({ "what": "from outside" }), &json!("ready")));
     assert_eq!((&peeked[1]["body"], &peeked[1]["contentType"]), (&json!("later"), &json!("text")));
+    assert_eq!(host.get("/metrics").json(), json!({ "messages": 2 }));
     assert!(!host.log().contains("from outside"));
     text(&queues(folder, &["resume", "q"]));
     host.wait_for_log("q got {\"what\":\"from outside\"}, attempt 1");
@@ -160,6 +164,7 @@ fn what_was_sent_outlives_a_host_that_is_killed() {
     let host = Host::start(&config("p2", ""), &["--persist-to", &state]);
     text(&queues(host.folder(), &["pause", "q", "--persist-to", &state]));
     send(&host, json!([{ "what": "kept" }]));
+    assert_eq!(host.get("/metrics").json(), json!({ "messages": 1 }));
     // Dropping it kills the process.
     drop(host);
     text(&queues(folder.path(), &["resume", "q", "--persist-to", &state]));

@@ -110,6 +110,51 @@ fn indexes_are_managed_from_the_command_line() {
     assert!(String::from_utf8(run(&["info", "notes"], "").stderr).unwrap().contains("vectorize create notes"));
 }
 
+/// The same as the path `/filtered` of the guest in Rust.
+const FILTERED: &str = r#"export default {
+  async fetch(request, { V }) {
+    const vector = (id, x, lang, year) => ({ id, values: [x, 1, 0], metadata: { lang, other: 1, deep: { year } } });
+    await V.upsert([vector("a", 3, "en", 2020), vector("b", 2, "de", 2021), vector("c", 1, "fr", 2022)]);
+    const { matches } = await V.query([1, 0, 0], { filter: await request.json(), returnMetadata: "indexed" });
+    return Response.json(matches.map(({ id, metadata }) => [id, metadata]));
+  },
+};"#;
+
+#[test]
+fn workers_filter_by_metadata_indexes() {
+    let state = tempfile::tempdir().unwrap();
+    printed(&run(state.path(), &["create", "v", "--dimensions=3", "--metric=cosine", "--json"], ""));
+    for (name, kind) in [("lang", "string"), ("deep.year", "number")] {
+        let (name, kind) = (format!("--property-name={name}"), format!("--type={kind}"));
+        printed(&run(state.path(), &["create-metadata-index", "v", &name, &kind, "--json"], ""));
+    }
+    let script = state.path().join("worker.js");
+    std::fs::write(&script, FILTERED).unwrap();
+    for main in [guest("vectorize", "p2"), guest("vectorize", "p3"), script] {
+        let main = main.display().to_string();
+        let config = format!("name = \"w\"\nmain = {main:?}\n[[vectorize]]\nbinding = \"V\"\nindex_name = \"v\"\n");
+        let host = Host::start(&config, &["--persist-to", &state.path().display().to_string()]);
+        for (filter, expected) in [
+            (json!({ "lang": "en" }), &["a"][..]),
+            (json!({ "lang": { "$eq": "de" } }), &["b"]),
+            (json!({ "lang": { "$ne": "en" } }), &["b", "c"]),
+            (json!({ "lang": { "$in": ["en", "fr"] } }), &["a", "c"]),
+            (json!({ "lang": { "$nin": ["en", "fr"] } }), &["b"]),
+            (json!({ "deep.year": { "$lt": 2021 } }), &["a"]),
+            (json!({ "deep.year": { "$lte": 2021 } }), &["a", "b"]),
+            (json!({ "deep.year": { "$gt": 2021 } }), &["c"]),
+            (json!({ "deep.year": { "$gte": 2021 }, "lang": { "$ne": "fr" } }), &["b"]),
+            (json!({ "deep.year": { "$gt": 2022 } }), &[]),
+        ] {
+            let found = host.post("/filtered", &filter).json();
+            let ids: Vec<&str> = found.as_array().unwrap().iter().map(|found| found[0].as_str().unwrap()).collect();
+            assert_eq!(ids, expected, "{main} {filter}");
+        }
+        let found = host.post("/filtered", &json!({ "lang": "en" })).json();
+        assert_eq!(found, json!([["a", { "lang": "en", "deep": { "year": 2020 } }]]), "{main}");
+    }
+}
+
 #[test]
 fn a_running_host_finds_what_the_command_line_inserts() {
     let host = Host::worker(&guest("vectorize", "p2"), BINDINGS);

@@ -12,6 +12,7 @@
 //! | `/first` | the text of a stream's first event; the stream is dropped |
 //! | `/parallel?n=N` | the outputs of N such calls at once, as `{outputs: […]}` |
 //! | `/gateway` | what the gateway `model` gives for the requests `inputs`, passed on unread |
+//! | `/gateway-url` | the same for the one request `inputs`, sent to the provider's address behind the gateway |
 //! | `/log` | the entry `inputs` of the log of the gateway `model`, after `options` were added to it |
 //! | `/cancel?ms=N` | starts a call, drops it after N milliseconds, answers `cancelled` (or `finished`) |
 
@@ -113,6 +114,16 @@ async fn answer(req: &mut Request, env: &Env) -> Result<Response> {
         "/gateway" => {
             let requests: Vec<GatewayRequest> = serde_json::from_value(call.inputs.clone())?;
             ai.gateway(&call.model).run(&requests).await
+        }
+        "/gateway-url" => {
+            let step: GatewayRequest = serde_json::from_value(call.inputs.clone())?;
+            let url = format!("{}/{}", ai.gateway(&call.model).url(&step.provider), step.endpoint);
+            let mut headers = Headers::new();
+            for (name, value) in &step.headers {
+                headers.set(name, value)?;
+            }
+            let init = RequestInit::new().with_method(Method::Post).with_headers(headers);
+            Fetch::Request(Request::new_with_init(&url, init.with_body(step.query.to_string()))?).send().await
         }
         "/log" => {
             let (gateway, id) = (ai.gateway(&call.model), call.inputs.as_str().unwrap_or_default());

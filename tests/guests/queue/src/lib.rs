@@ -54,6 +54,10 @@ async fn main(mut req: Request, env: Env) -> Result<Response> {
 async fn handle(batch: MessageBatch<Value>, env: Env, ctx: Context) -> Result<()> {
     ctx.wait_until(async { console_log!("after the batch") });
     let (name, mut thrown) = (env.var("NAME")?, None);
+    let told =
+        |message: RawMessage| (message.id().len(), message.timestamp() > 1_700_000_000_000, message.bytes().is_ok());
+    let sound = batch.raw_iter().all(|message| told(message) == (32, true, true)) && batch.metrics().backlog_count > 0;
+    console_log!("{} messages, sound: {sound}", batch.len());
     for message in batch.messages()? {
         let (attempts, body) = (message.attempts(), message.body());
         console_log!("{name}: {} got {body}, attempt {attempts}", batch.queue());
@@ -69,6 +73,9 @@ async fn handle(batch: MessageBatch<Value>, env: Env, ctx: Context) -> Result<()
                 thrown = Some("after the ack");
             }
             ("retry-all", 1) => batch.retry_all(),
+            ("retry-all-late", 1) => {
+                batch.retry_all_with_options(&QueueRetryOptions::new().with_delay_seconds(1));
+            }
             ("ack-all", 1) => {
                 batch.ack_all();
                 thrown = Some("after ack_all");

@@ -3,6 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/methods` | what each method gave, by its name |
+//! | `POST /filtered` | the ids and the indexed metadata of what the filter in the body leaves of three vectors |
 //! | `/errors` | what wrong calls gave: `{case: {code, status, message}}` |
 //! | `/missing` | the message for a binding that is not granted |
 
@@ -11,9 +12,10 @@ use host_sdk::*;
 use serde_json::{Value, json};
 
 #[fetch]
-async fn main(req: Request, env: Env) -> Result<Response> {
+async fn main(mut req: Request, env: Env) -> Result<Response> {
     match req.path().as_str() {
         "/methods" => methods(&env).await,
+        "/filtered" => filtered(&env, req.json().await?).await,
         "/errors" => errors(&env).await,
         "/missing" => {
             let missing = env.vectorize("OTHER").err();
@@ -53,6 +55,19 @@ async fn methods(env: &Env) -> Result<Response> {
         "dimensions": described.dimensions,
         "processed": described.processed_up_to_mutation == Some(deleted.mutation_id),
     }))
+}
+
+async fn filtered(env: &Env, filter: Value) -> Result<Response> {
+    let index = env.vectorize("V")?;
+    let vector = |id: &str, x: f32, lang: &str, year: u32| {
+        let vector = Vector::new(id, vec![x, 1.0, 0.0]).metadata("lang", lang).metadata("other", 1);
+        vector.metadata("deep", json!({ "year": year }))
+    };
+    index.upsert(&[vector("a", 3.0, "en", 2020), vector("b", 2.0, "de", 2021), vector("c", 1.0, "fr", 2022)]).await?;
+    let options = QueryOptions::default().filter(filter).return_metadata(ReturnMetadata::Indexed);
+    let found = index.query(&[1.0, 0.0, 0.0], &options).await?;
+    let found: Vec<Value> = found.matches.iter().map(|found| json!([found.id, found.metadata])).collect();
+    Response::from_json(&found)
 }
 
 async fn errors(env: &Env) -> Result<Response> {
