@@ -20,6 +20,7 @@ mod limits;
 mod pages;
 mod projects;
 mod queues;
+mod rag;
 mod remote;
 #[path = "../support/scripted.rs"]
 mod scripted;

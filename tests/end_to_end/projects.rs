@@ -4,10 +4,11 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Host, command, workspace};
+use crate::harness::{Host, PATIENCE, command, workspace};
 
 /// Templates that are scripts, as `--template` and `--lang` take them.
 const SCRIPTS: [(&str, &str); 7] = [
@@ -89,16 +90,24 @@ fn a_new_chat_answers_and_streams() {
 }
 
 #[test]
-fn a_new_rag_answers_from_its_notes() {
+fn a_new_rag_answers_from_its_documents() {
     let folder = project("rag", "ts");
     let host = serve(folder.path());
-    let reply = host.get("/?q=When+is+the+workshop+closed%3F");
+    let documents = std::fs::read(folder.path().join("demo/documents.json")).unwrap();
+    let queued = host.send("POST", "/documents", &[], &documents).read();
+    assert_eq!(queued.status, 202, "{}", queued.text());
+    let (passages, start) = (&queued.json()["passages"], Instant::now());
+    while host.get("/status").json()["passages"] != *passages {
+        assert!(start.elapsed() < PATIENCE, "not stored: {}", host.get("/status").text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let reply = host.get("/ask?q=When+is+the+workshop+closed%3F");
     assert_eq!(reply.status, 200, "{}", reply.text());
     let answer = reply.json();
-    assert_eq!(answer["sources"].as_array().map(Vec::len), Some(3), "{answer}");
+    assert_eq!(answer["citations"][0]["id"], "opening-hours#0", "{answer}");
     assert!(answer["answer"].as_str().is_some_and(|text| !text.trim().is_empty()), "{answer}");
-    let streamed = host.get("/?q=When+is+the+workshop+closed%3F&stream").text();
-    assert!(events(&streamed)[0].starts_with("event: sources\ndata: ["), "{streamed}");
+    let streamed = host.get("/ask?q=When+is+the+workshop+closed%3F&stream").text();
+    assert!(events(&streamed)[0].starts_with("event: citations\ndata: ["), "{streamed}");
 }
 
 #[test]
@@ -320,8 +329,8 @@ fn models_that_are_not_here_are_named_with_what_fetches_them() {
     host.wait_for_log("--pull");
     host.wait_for_log(&format!("HOST_MODELS_DIR='{store}' host models pull bge-small-en-v1.5 smollm2-135m-instruct"));
     // The worker answers all the same, and says what it can.
-    assert_eq!(host.get("/?q=x").status, 502);
-    assert_eq!(host.get("/").status, 400);
+    assert_eq!(host.get("/ask?q=x").status, 502);
+    assert_eq!(host.get("/").status, 200);
 }
 
 #[test]

@@ -1,72 +1,104 @@
-/** Answers questions about the notes of `notes.txt`: the closest notes are found by meaning and given to the model. */
+/** Answers questions about documents: they come in through a queue, lie in a vector index, and are cited in answers. */
 
-import { type Source, closest } from "./notes";
+import { answer } from "./answer";
+import { type Passage, passagesOf, readDocuments, readId, readQuestion } from "./documents";
+import { remove, store } from "./store";
 
-interface Env {
+export interface Env {
   AI: Ai;
+  V: Vectorize;
+  Q: Queue<Passage>;
 }
 
-/** The binding file's aliases may let a smaller model answer to this name. */
-const MODEL = "@cf/meta/llama-3.1-8b-instruct-fp8";
+/** Messages sent at once. Passages and their headings are bounded, so that this many fit what a batch may weigh. */
+const AT_ONCE = 25;
 
-const BEST = 3;
-const MAX_QUESTION = 2_000;
+/** Messages of one request: 40 calls of the queue, where a request may make 50. */
+const MAX_MESSAGES = 1_000;
 
-const USAGE =
-  "Ask about the notes:\n" +
-  "  /?q=when+is+the+workshop+open          the answer and its sources as JSON\n" +
-  "  /?q=when+is+the+workshop+open&stream   the answer as it is written\n";
+const MAX_BODY = 1_000_000;
 
-function conversation(question: string, sources: Source[]) {
-  const notes = sources.map(({ text }) => `- ${text}`).join("\n");
-  return [
-    {
-      role: "system",
-      content: "Answer the question in one or two sentences, from the notes alone. Say so if they do not answer it.",
-    },
-    { role: "user", content: `Notes:\n${notes}\n\nQuestion: ${question}` },
-  ];
-}
+const USAGE = `POST   /documents       takes {"id", "title", "source", "text"}, or an array of such documents
+DELETE /documents/ID    removes a document
+GET    /status          tells how many passages there are
+GET    /ask?q=QUESTION  answers as JSON, and with &stream as it is written
+POST   /ask             the same for {"question", "stream"}
+`;
 
-/** The sources as one event before the model's own, so that a reader has them while the answer is written. */
-function withSources(stream: ReadableStream<Uint8Array>, sources: Source[]): ReadableStream<Uint8Array> {
-  const first = new TextEncoder().encode(`event: sources\ndata: ${JSON.stringify(sources)}\n\n`);
-  return stream.pipeThrough(
-    new TransformStream<Uint8Array, Uint8Array>({
-      start(controller) {
-        controller.enqueue(first);
-      },
-    }),
-  );
-}
+/** What is wrong with a request. */
+class Refused extends Error {}
 
-async function answer(env: Env, question: string, streamed: boolean): Promise<Response> {
-  const sources = await closest(env.AI, question, BEST);
-  const inputs = { messages: conversation(question, sources), max_tokens: 256 };
-  if (streamed) {
-    const stream = await env.AI.run(MODEL, { ...inputs, stream: true });
-    return new Response(withSources(stream, sources), { headers: { "content-type": "text/event-stream" } });
+async function readBody(request: Request): Promise<unknown> {
+  const text = await request.text();
+  if (text.length > MAX_BODY) throw new Refused(`A request has at most ${MAX_BODY} characters.`);
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Refused("The body is no JSON.");
   }
-  const output = await env.AI.run(MODEL, inputs);
-  return Response.json({ answer: output.response ?? "", sources });
+}
+
+/** A value that was read, or the reason that it was not. */
+function accepted<T extends object>(read: T | string): T {
+  if (typeof read === "string") throw new Refused(read);
+  return read;
+}
+
+async function ingest(request: Request, env: Env): Promise<Response> {
+  const documents = accepted(readDocuments(await readBody(request)));
+  const messages = documents.flatMap(passagesOf).map((body) => ({ body }));
+  if (messages.length > MAX_MESSAGES) throw new Refused(`A request makes at most ${MAX_MESSAGES} passages.`);
+  for (let at = 0; at < messages.length; at += AT_ONCE) await env.Q.sendBatch(messages.slice(at, at + AT_ONCE));
+  return Response.json({ documents: documents.length, passages: messages.length }, { status: 202 });
+}
+
+async function route(request: Request, env: Env): Promise<Response> {
+  const { pathname, searchParams } = new URL(request.url);
+  const [, first, id, ...more] = pathname.split("/");
+  switch (more.length === 0 ? `${request.method} /${first}${id === undefined ? "" : "/ID"}` : "") {
+    case "POST /documents":
+      return ingest(request, env);
+    case "DELETE /documents/ID": {
+      const known = accepted(readId(id));
+      const passages = await remove(env.V, known.id);
+      if (passages === 0) return Response.json({ error: `There is no document ${known.id}.` }, { status: 404 });
+      return Response.json({ removed: known.id, passages });
+    }
+    case "GET /status": {
+      const { vectorCount, dimensions, processedUpToMutation } = await env.V.describe();
+      return Response.json({ passages: vectorCount, dimensions, processedUpToMutation });
+    }
+    case "GET /ask": {
+      const asked = { question: searchParams.get("q"), stream: searchParams.has("stream") };
+      return answer(env, accepted(readQuestion(asked)));
+    }
+    case "POST /ask":
+      return answer(env, accepted(readQuestion(await readBody(request))));
+    case "GET /":
+      return new Response(USAGE);
+    default:
+      return new Response(USAGE, { status: 404 });
+  }
 }
 
 export default {
   async fetch(request, env): Promise<Response> {
-    const { searchParams } = new URL(request.url);
-    const question = searchParams.get("q")?.trim() ?? "";
-    if (question === "") return new Response(USAGE, { status: 400 });
-    if (question.length > MAX_QUESTION) {
-      return Response.json({ error: `A question has at most ${MAX_QUESTION} characters.` }, { status: 400 });
-    }
     try {
-      return await answer(env, question, searchParams.has("stream"));
+      return await route(request, env);
     } catch (error) {
-      console.error("no answer:", error);
+      if (error instanceof Refused) return Response.json({ error: error.message }, { status: 400 });
+      console.error("failed:", error);
       const busy = error instanceof Error && error.message.startsWith("3040:");
       return busy
         ? Response.json({ error: "Too many questions at once." }, { status: 429, headers: { "retry-after": "1" } })
-        : Response.json({ error: "The model could not answer." }, { status: 502 });
+        : Response.json({ error: "The request could not be answered." }, { status: 502 });
     }
   },
-} satisfies ExportedHandler<Env>;
+
+  /** A batch is stored as a whole. What this throws has it delivered again, and in the end put aside. */
+  async queue(batch, env): Promise<void> {
+    const passages = batch.messages.map(({ body }) => body);
+    await store(env, passages);
+    console.log(`stored ${passages.length} passages`);
+  },
+} satisfies ExportedHandler<Env, Passage>;

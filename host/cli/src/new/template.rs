@@ -34,9 +34,10 @@ const CHAT: &str = "answers questions with a language model, whole or streamed";
 const GREET: &[&str] = &["'http://localhost:8787/?name=Ada'"];
 const ASK: &[&str] =
     &["'http://localhost:8787/?q=Why+is+the+sky+blue?'", "-N 'http://localhost:8787/?q=Tell+me+a+story&stream'"];
-const ASK_NOTES: &[&str] = &[
-    "'http://localhost:8787/?q=When+is+the+workshop+open?'",
-    "-N 'http://localhost:8787/?q=When+is+the+workshop+open?&stream'",
+const ASK_DOCUMENTS: &[&str] = &[
+    "--data-binary @documents.json http://localhost:8787/documents",
+    "http://localhost:8787/status",
+    "'http://localhost:8787/ask?q=When+is+the+workshop+open?'",
 ];
 
 const DRAW: &[&str] = &["-o picture.png 'http://localhost:8787/api/draw?prompt=a+lighthouse+in+a+storm'"];
@@ -49,10 +50,10 @@ pub(super) const TEMPLATES: &[Template] = &[
     Template {
         name: "rag",
         lang: Lang::Ts,
-        summary: "answers questions about notes that it finds by meaning",
+        summary: "answers questions about documents from a queue and a vector index",
         folder: "rag-ts",
         models: true,
-        requests: ASK_NOTES,
+        requests: ASK_DOCUMENTS,
     },
     Template {
         name: "draw",
@@ -189,12 +190,14 @@ mod tests {
     #[test]
     fn pages_and_workers_are_those_of_the_examples() {
         let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-        for name in ["draw", "transcribe"] {
+        for (name, folders) in [("draw", &["public", "src"][..]), ("transcribe", &["public", "src"]), ("rag", &["src"])]
+        {
             let own = |path: &str| FILES.iter().find(|(file, _)| *file == format!("{name}-ts/{path}")).unwrap().1;
-            let pages = std::fs::read_dir(examples.join(name).join("public")).unwrap();
-            let mut paths: Vec<String> =
-                pages.map(|page| format!("public/{}", page.unwrap().file_name().display())).collect();
-            paths.push("src/index.ts".to_owned());
+            let mut paths = if name == "rag" { vec!["documents.json".to_owned()] } else { Vec::new() };
+            for folder in folders {
+                let files = std::fs::read_dir(examples.join(name).join(folder)).unwrap();
+                paths.extend(files.map(|file| format!("{folder}/{}", file.unwrap().file_name().display())));
+            }
             for path in paths {
                 let example = std::fs::read_to_string(examples.join(name).join(&path)).unwrap();
                 assert_eq!(own(&path), example, "{name}: {path}; a change of one belongs in the other");
