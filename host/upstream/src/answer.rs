@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::UpstreamError;
 use crate::connection::Connection;
 use crate::group::Place;
+use crate::scrub::Scrub;
 
 /// What of an error's body is read and shown.
 const ERROR_BYTES: usize = 64 << 10;
@@ -25,13 +26,14 @@ const SOME_TIME: Duration = Duration::from_secs(5);
 pub struct Answer {
     /// The status: any but 1xx.
     pub status: u16,
-    /// The head's fields.
+    /// The head's fields, without those that show the server's key.
     pub headers: HeaderMap,
     body: Incoming,
     /// None once the body has ended or failed.
     connection: Option<Connection>,
     place: Place,
     patience: Duration,
+    scrub: Scrub,
 }
 
 impl Answer {
@@ -42,14 +44,13 @@ impl Answer {
         place: Place,
         patience: Duration,
     ) -> Self {
-        Self {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body,
-            connection: Some(connection),
-            place,
-            patience,
+        let (scrub, mut headers) = (Scrub::new(place.secret()), head.headers);
+        let shows: Vec<HeaderName> =
+            headers.iter().filter(|(_, value)| scrub.finds(value.as_bytes())).map(|(name, _)| name.clone()).collect();
+        for name in shows {
+            headers.remove(name);
         }
+        Self { status: head.status.as_u16(), headers, body, connection: Some(connection), place, patience, scrub }
     }
 
     /// The address of the server that answers.
@@ -63,7 +64,7 @@ impl Answer {
         value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
-    /// The next piece of the body; none at its end.
+    /// The next piece of the body; none at its end. The server's key is in none of them.
     ///
     /// # Errors
     /// When nothing comes in time, or the body breaks off or is not what the head said. The answer is over then.
@@ -74,8 +75,10 @@ impl Answer {
         loop {
             let error = match timeout(self.patience, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => continue,
-                    Ok(data) => return Ok(Some(data)),
+                    Ok(data) => match self.scrub.piece(data) {
+                        data if data.is_empty() => continue,
+                        data => return Ok(Some(data)),
+                    },
                     // Fields after the body say nothing that is used here.
                     Err(_) => continue,
                 },
@@ -86,7 +89,7 @@ impl Answer {
                             self.place.succeeded();
                         }
                     }
-                    return Ok(None);
+                    return Ok(self.scrub.rest());
                 }
                 Ok(Some(Err(error))) => UpstreamError::Broken {
                     upstream: self.upstream(),

@@ -31,6 +31,8 @@ const CHECK: Duration = Duration::from_secs(5);
 pub struct Key {
     header: HeaderName,
     value: HeaderValue,
+    /// The key alone, which no answer shows.
+    secret: Bytes,
 }
 
 impl std::fmt::Debug for Key {
@@ -42,18 +44,18 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// A key that goes as `authorization: Bearer …`. None for one that no header can hold.
     pub fn bearer(key: &str) -> Option<Self> {
-        Self::new(AUTHORIZATION, &format!("Bearer {key}"))
+        Self::new(AUTHORIZATION, &format!("Bearer {key}"), key)
     }
 
     /// A key that goes as the header `name`.
     pub fn header(name: &'static str, key: &str) -> Option<Self> {
-        Self::new(HeaderName::from_static(name), key)
+        Self::new(HeaderName::from_static(name), key, key)
     }
 
-    fn new(header: HeaderName, value: &str) -> Option<Self> {
+    fn new(header: HeaderName, value: &str, key: &str) -> Option<Self> {
         let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);
-        Some(Self { header, value })
+        Some(Self { header, value, secret: Bytes::copy_from_slice(key.as_bytes()) })
     }
 }
 
@@ -326,7 +328,7 @@ impl Server {
         let host = host.map_err(|error| UpstreamError::Request(error.to_string()))?;
         request.headers_mut().insert(HOST, host);
         request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static("host"));
-        if let Some(Key { header, value }) = &self.key {
+        if let Some(Key { header, value, .. }) = &self.key {
             request.headers_mut().insert(header, value.clone());
         }
         Ok(request)
@@ -396,6 +398,11 @@ impl Place {
 
     pub(crate) fn address(&self) -> String {
         self.0.address.to_string()
+    }
+
+    /// The key that the server was shown.
+    pub(crate) fn secret(&self) -> Option<Bytes> {
+        self.0.key.as_ref().map(|key| key.secret.clone())
     }
 
     pub(crate) fn keep(&self, connection: Connection) {

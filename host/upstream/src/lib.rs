@@ -19,6 +19,7 @@ mod connection;
 mod error;
 mod events;
 mod group;
+mod scrub;
 
 pub use address::{Address, AddressError};
 pub use answer::Answer;

@@ -11,11 +11,13 @@ use host_upstream::{Answer, Ask, Key, Patience, Retries, Settings, UpstreamError
 use http::{HeaderMap, Method};
 use scripted::{Line, Scripted, Seen};
 
+const KEY: &str = "a-secret-key";
+
 fn group(urls: &[String], attempts: u32, patience: Duration) -> Upstreams {
     let addresses = urls.iter().map(|url| url.parse().expect("an address")).collect();
     Upstreams::new(Settings {
         addresses,
-        key: Key::bearer("secret"),
+        key: Key::bearer(KEY),
         patience: Patience { answer: patience },
         retries: Retries { attempts },
         health: "/models".to_owned(),
@@ -56,8 +58,8 @@ async fn a_connection_is_used_again_and_the_key_is_shown() {
     }
     assert_eq!(server.connections(), 1);
     let seen = server.seen();
-    assert_eq!((seen[4].path.as_str(), seen[4].header("authorization")), ("/v1/chat", Some("Bearer secret")));
-    assert!(!format!("{:?}", Key::bearer("secret")).contains("secret"));
+    assert_eq!((seen[4].path.as_str(), seen[4].header("authorization")), ("/v1/chat", Some("Bearer a-secret-key")));
+    assert!(!format!("{:?}", Key::bearer(KEY)).contains(KEY));
 }
 
 #[tokio::test]
@@ -276,4 +278,33 @@ async fn a_call_that_is_dropped_closes_its_connection() {
         }
     };
     tokio::time::timeout(LONG, ended).await.expect("the server sees it");
+}
+
+#[tokio::test]
+async fn a_server_that_shows_the_key_shows_it_to_nobody() {
+    let server = Scripted::start(|before, seen, line| {
+        let key = seen.header("authorization").unwrap_or_default();
+        match before {
+            0 => line.json(401, &format!("{{\"error\":\"{key} is no key\"}}")),
+            1 => line.answer(200, "text/plain", &format!("x-echo: {key}\r\nx-other: 1\r\n"), &format!("{key}, {key}")),
+            _ => {
+                line.raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+                for byte in key.bytes().chain(*b" a-secret") {
+                    line.raw(&format!("1\r\n{}\r\n", char::from(byte)));
+                }
+                line.raw("0\r\n\r\n");
+            }
+        }
+        true
+    });
+    let group = group(&[server.url()], 1, LONG);
+    let refused = text(&group).await.unwrap_err();
+    assert!(refused.to_string().contains("Bearer [key] is no key"), "{refused}");
+    let ask = ask();
+    let mut answer = group.run(|attempt| attempt.send(&ask)).await.unwrap();
+    assert!(answer.headers.get("x-echo").is_none() && answer.headers.get("x-other").is_some(), "{:?}", answer.headers);
+    assert_eq!(answer.whole(1 << 10).await.unwrap(), "Bearer [key], Bearer [key]");
+    drop(answer);
+    // What ends like the beginning of a key is not lost.
+    assert_eq!(text(&group).await.unwrap(), "Bearer [key] a-secret");
 }
