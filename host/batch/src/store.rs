@@ -167,9 +167,11 @@ impl Store {
         database
             .write(move |connection| {
                 let keep = || {
-                    let sql = "UPDATE requests SET result = ?3, success = ?4 WHERE batch = ?1 AND at = ?2";
+                    // The first answer stays, should another process have run the request too.
+                    let sql = "UPDATE requests SET result = ?3, success = ?4 \
+                        WHERE batch = ?1 AND at = ?2 AND result IS NULL";
                     connection.execute(sql, params![batch, at, result.to_string(), success])?;
-                    let sql = "UPDATE batches SET ended = ?2 WHERE seq = ?1 AND NOT EXISTS \
+                    let sql = "UPDATE batches SET ended = ?2 WHERE seq = ?1 AND ended IS NULL AND NOT EXISTS \
                         (SELECT 1 FROM requests WHERE batch = ?1 AND result IS NULL)";
                     connection.execute(sql, params![batch, now()])
                 };
