@@ -9,7 +9,7 @@ use crate::harness::{FLAVOURS, Host, PATIENCE, Reply, command, guest, workspace}
 use crate::scripted::{Line, Scripted, Seen};
 
 /// A worker with a provider `elsewhere` at `url`, whose key is a line of the secrets file, and more lines.
-fn served(flavour: &str, url: &str, lines: &str) -> Host {
+pub(crate) fn served(flavour: &str, url: &str, lines: &str) -> Host {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(".dev.vars"), "PROVIDER_KEY=sk-operator\nOWN=mine\n").unwrap();
     let main = guest("ai", flavour).display().to_string();
@@ -22,15 +22,15 @@ fn served(flavour: &str, url: &str, lines: &str) -> Host {
     Host::launch(folder, "serve", &[]).unwrap_or_else(|ended| panic!("the host ended: {ended:?}"))
 }
 
-fn step(provider: &str, endpoint: &str, query: &Value) -> Value {
+pub(crate) fn step(provider: &str, endpoint: &str, query: &Value) -> Value {
     json!({ "provider": provider, "endpoint": endpoint, "headers": { "cf-aig-cache-ttl": "60" }, "query": query })
 }
 
-fn ask(host: &Host, steps: &[Value]) -> Reply {
+pub(crate) fn ask(host: &Host, steps: &[Value]) -> Reply {
     host.post("/gateway", &json!({ "model": "front", "inputs": steps }))
 }
 
-fn chat(_: usize, _: &Seen, line: &mut Line) -> bool {
+pub(crate) fn chat(_: usize, _: &Seen, line: &mut Line) -> bool {
     let answer = json!({ "choices": [{ "message": { "content": "from there" } }], "usage": { "prompt_tokens": 1000, "completion_tokens": 500 } });
     line.json(200, &answer.to_string());
     true

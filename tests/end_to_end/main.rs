@@ -19,6 +19,7 @@ mod js_conformance;
 mod limits;
 mod pages;
 mod projects;
+mod providers;
 mod queues;
 mod rag;
 mod remote;

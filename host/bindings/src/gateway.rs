@@ -6,7 +6,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `POST /BINDING/GATEWAY` | one step, or an array of them: the first that succeeds |
-//! | `… /BINDING/GATEWAY/PROVIDER/ENDPOINT` | that provider's answer |
+//! | `… /BINDING/GATEWAY/PROVIDER/ENDPOINT` | that provider's answer; `workers-ai/v1` speaks as OpenAI does |
 //! | `GET` or `PATCH /BINDING/GATEWAY/logs/ID` | an entry of the worker's own log |
 //!
 //! `BINDING` is an AI binding of the worker, whose grant says which models of the engine it may run.
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use host_gateway::{Answered, Body, Call, GatewayError, Gateways, Options, Patch, Step, WORKERS_AI};
-use host_inference::{AiError, RunOutput, RunResponse};
+use host_inference::{AiError, Attachment, RunOutput, RunResponse};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Frame;
@@ -75,6 +75,7 @@ pub(crate) async fn run(
     gateway: (String, &Map<String, Value>),
     model: String,
     inputs: Map<String, Value>,
+    attachments: Vec<Attachment>,
 ) -> Result<(RunResponse, Trace), AiError> {
     let (id, given) = gateway;
     let options = Options::of_json(given).map_err(as_ai)?;
@@ -83,18 +84,30 @@ pub(crate) async fn run(
         endpoint: model,
         headers: BTreeMap::new(),
         query: Value::Object(inputs),
+        attachments,
     };
     let call = call(bindings, binding, id, vec![step], options);
     let answered = bindings.gateways().run(call).await.map_err(as_ai)?;
     let trace = Trace::of(&answered);
     let output = match answered.body {
-        Body::Whole(body) => RunOutput::Json(serde_json::from_slice(&body).map_err(AiError::internal)?),
+        Body::Whole(body) if is_json(&answered.content_type) => {
+            RunOutput::Json(serde_json::from_slice(&body).map_err(AiError::internal)?)
+        }
+        // A picture or a sound out of the cache.
+        Body::Whole(body) => {
+            let body = futures::stream::iter([Ok(body)]);
+            RunOutput::Stream { content_type: answered.content_type, body: Box::pin(body) }
+        }
         Body::Stream(body) => {
             RunOutput::Stream { content_type: answered.content_type, body: Box::pin(body.map_err(AiError::internal)) }
         }
     };
     let request_id = trace.log_id.clone().unwrap_or_else(|| "-".to_owned());
     Ok((RunResponse { request_id, output }, trace))
+}
+
+fn is_json(content_type: &str) -> bool {
+    content_type.split(';').next().is_some_and(|media_type| media_type.trim() == "application/json")
 }
 
 fn as_ai(error: GatewayError) -> AiError {
@@ -154,10 +167,10 @@ async fn route(bindings: &Bindings, request: Request<WasiBody>) -> Result<Respon
         }
     };
     let call = call(bindings, binding, gateway.to_owned(), steps, options);
-    let providers: Vec<String> = call.steps.iter().map(|step| step.provider.clone()).collect();
+    let enveloped: Vec<bool> = call.steps.iter().map(Step::is_answered_in_an_envelope).collect();
     let answered = bindings.gateways().run(call).await?;
-    let of_engine = providers.get(answered.step).is_some_and(|provider| provider == WORKERS_AI);
-    respond(answered, of_engine)
+    let enveloped = enveloped.get(answered.step) == Some(&true);
+    respond(answered, enveloped)
 }
 
 /// The steps of a universal call.
@@ -187,7 +200,7 @@ fn direct(provider: &str, endpoint: &str, head: &http::request::Parts, body: &[u
         WORKERS_AI => endpoint.replace("%40", "@"),
         _ => head.uri.query().map_or_else(|| endpoint.to_owned(), |query| format!("{endpoint}?{query}")),
     };
-    Ok(Step { provider: provider.to_owned(), endpoint, headers: headers.collect(), query })
+    Ok(Step { provider: provider.to_owned(), endpoint, headers: headers.collect(), query, attachments: Vec::new() })
 }
 
 async fn log(
@@ -215,10 +228,10 @@ async fn log(
 }
 
 /// An answer as the gateway's address gives it: that of the engine in the envelope of Cloudflare's REST interface.
-fn respond(answered: Answered, of_engine: bool) -> Result<Response<WasiBody>, GatewayError> {
+fn respond(answered: Answered, enveloped: bool) -> Result<Response<WasiBody>, GatewayError> {
     let trace = Trace::of(&answered);
     let mut response = match answered.body {
-        Body::Whole(body) if of_engine => {
+        Body::Whole(body) if enveloped && is_json(&answered.content_type) => {
             let result: Value = serde_json::from_slice(&body).map_err(|error| GatewayError::Bad(error.to_string()))?;
             let document = json!({ "result": result, "success": true, "errors": [], "messages": [] });
             whole(answered.status, "application/json", document.to_string().into())

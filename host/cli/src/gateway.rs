@@ -117,6 +117,8 @@ fn logs(args: &LogArgs) -> Done {
         status: args.status,
         since,
         after: None,
+        // Who follows is told of each call once, when it is over.
+        ended: args.follow,
         most: args.last,
     };
     loop {
@@ -143,7 +145,11 @@ fn logs(args: &LogArgs) -> Done {
 fn line(log: &Log) -> String {
     let tokens = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
     let cost = log.cost.map_or(String::new(), |cost| format!("  {cost:.6}"));
-    let how = if log.cached { "  cached" } else { "" };
+    let how = match (log.cached, log.ended) {
+        (_, false) => "  not over",
+        (true, true) => "  cached",
+        (false, true) => "",
+    };
     format!(
         "{}  {}  {}  {}  {} {}  {} ms  {} -> {} tokens{cost}{how}",
         time(log.created_at),

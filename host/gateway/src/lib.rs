@@ -10,7 +10,9 @@
 #![deny(clippy::unwrap_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attachments;
 mod cache;
+mod compatible;
 mod logs;
 mod options;
 mod providers;
@@ -26,7 +28,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use host_inference::{AiError, Engine};
+use host_inference::{AiError, Attachment, Engine};
 use host_state::{Directory, StateError};
 use serde_json::Value;
 
@@ -66,11 +68,12 @@ impl std::fmt::Debug for Gateways {
 }
 
 /// One thing to try.
-#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, serde::Deserialize)]
 pub struct Step {
     /// The provider's name.
     pub provider: String,
-    /// What is asked of it: a model's name of `workers-ai`, a path of others.
+    /// What is asked of it: a model's name of `workers-ai`, or OpenAI's `v1/chat/completions` and `v1/embeddings` there; a
+    /// path of others.
     #[serde(default)]
     pub endpoint: String,
     /// Headers for the provider; those that begin with `cf-aig-` are options of this step.
@@ -79,6 +82,9 @@ pub struct Step {
     /// The body.
     #[serde(default)]
     pub query: Value,
+    /// Bytes that stand for properties of the body. Only the engine's own models take any.
+    #[serde(skip)]
+    pub attachments: Vec<Attachment>,
 }
 
 /// Whether a worker may run a model of the engine.

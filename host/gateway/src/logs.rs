@@ -1,7 +1,8 @@
 //! The log: one row a call of a provider, with what it was asked, how it went and what it cost.
 //!
-//! A row is on the disk before its id is given to anybody, except for answers that stream, whose row is written when they
-//! end. A worker sees its own rows alone; the operator sees all.
+//! A row is on the disk before its id is given to anybody. That of an answer that streams says until the end that it did
+//! not go well, so what is left of a process that was killed is a call that broke off. A worker sees its own rows alone;
+//! the operator sees all.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,8 @@ use serde_json::{Map, Value};
 use crate::cache::{count, now, open};
 use crate::{GatewayError, options};
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE logs (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -43,10 +45,14 @@ CREATE TABLE logs (
     feedback INTEGER
 );
 CREATE INDEX logs_worker ON logs (worker, seq);
-"];
+",
+    "
+ALTER TABLE logs ADD COLUMN ended INTEGER NOT NULL DEFAULT 1;
+",
+];
 const COLUMNS: &str = "id, gateway, worker, created, provider, model, path, step, status, success, cached, duration, \
     tokens_in, tokens_out, cost, custom_cost, request_size, request_head, response_size, response_head, response_type, \
-    event_id, metadata, score, feedback, seq";
+    event_id, metadata, score, feedback, ended, seq";
 
 /// Rows that are kept of one worker, and how often it is looked whether there are more.
 const KEPT: i64 = 100_000;
@@ -113,6 +119,8 @@ pub struct Log {
     pub score: Option<f64>,
     /// Whether the answer was good: 1 or -1.
     pub feedback: Option<i64>,
+    /// Whether the answer is over. One that is not streams, or did when its process was killed.
+    pub ended: bool,
 }
 
 /// Which entries are listed.
@@ -128,6 +136,8 @@ pub struct Filter {
     pub since: Option<i64>,
     /// After this entry, by its place in the log.
     pub after: Option<String>,
+    /// Only answers that are over, which come in the order in which they ended.
+    pub ended: bool,
     /// At most so many.
     pub most: usize,
 }
@@ -165,6 +175,7 @@ impl Logs {
         open(&self.state, &self.database, "logs", MIGRATIONS).await
     }
 
+    /// Writes a row, or what is known now of one that was written before.
     pub(crate) async fn add(&self, log: Log) -> Result<(), StateError> {
         let database = self.database().await?;
         let failed = database.clone();
@@ -227,7 +238,14 @@ fn no_log(id: &str) -> GatewayError {
 
 fn insert(connection: &rusqlite::Connection, log: &Log) -> rusqlite::Result<()> {
     let names = COLUMNS.trim_end_matches(", seq");
-    let places = (1..=25).map(|at| format!("?{at}")).collect::<Vec<_>>().join(", ");
+    let places = (1..=26).map(|at| format!("?{at}")).collect::<Vec<_>>().join(", ");
+    // A row that ends takes its place anew, behind those that ended before; what was patched meanwhile stays.
+    let begun = connection
+        .prepare_cached("DELETE FROM logs WHERE id = ?1 RETURNING metadata, score, feedback")?
+        .query_row([&log.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let (metadata, score, feedback): (String, Option<f64>, Option<i64>) =
+        begun.unwrap_or_else(|| (Value::Object(log.metadata.clone()).to_string(), log.score, log.feedback));
     connection.prepare_cached(&format!("INSERT INTO logs ({names}) VALUES ({places})"))?.execute(params![
         log.id,
         log.gateway,
@@ -251,9 +269,10 @@ fn insert(connection: &rusqlite::Connection, log: &Log) -> rusqlite::Result<()> 
         log.response_head,
         log.response_content_type,
         log.event_id,
-        Value::Object(log.metadata.clone()).to_string(),
-        log.score,
-        log.feedback,
+        metadata,
+        score,
+        feedback,
+        log.ended,
     ])?;
     if connection.last_insert_rowid() % LOOK == 0 {
         connection.execute(
@@ -298,6 +317,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Log> {
         metadata: serde_json::from_str(&metadata).unwrap_or_default(),
         score: row.get(23)?,
         feedback: row.get(24)?,
+        ended: row.get(25)?,
     })
 }
 
@@ -318,10 +338,11 @@ pub(crate) fn list(state: &Directory, filter: &Filter) -> Result<Vec<Log>, Gatew
             };
             let sql = format!(
                 "SELECT {COLUMNS} FROM logs WHERE seq > ?1 AND (?2 IS NULL OR gateway = ?2) AND (?3 IS NULL OR model = ?3) \
-                 AND (?4 IS NULL OR status = ?4) AND (?5 IS NULL OR created >= ?5) ORDER BY seq DESC LIMIT ?6"
+                 AND (?4 IS NULL OR status = ?4) AND (?5 IS NULL OR created >= ?5) \
+                 AND (ended OR NOT ?6) ORDER BY seq DESC LIMIT ?7"
             );
             let most = filter.most.min(LISTED) as i64;
-            let values = params![after, filter.gateway, filter.model, filter.status, filter.since, most];
+            let values = params![after, filter.gateway, filter.model, filter.status, filter.since, filter.ended, most];
             connection.prepare(&sql)?.query_map(values, read)?.collect::<rusqlite::Result<Vec<Log>>>()
         };
         listed().map_err(|error| database.error(&error))
@@ -389,6 +410,7 @@ pub(crate) fn blank(id: String, gateway: &str, worker: &str) -> Log {
         metadata: Map::new(),
         score: None,
         feedback: None,
+        ended: true,
     }
 }
 
@@ -428,6 +450,24 @@ mod tests {
         assert_eq!(ids(Filter { status: Some(200), ..Filter::default() }), ["a"]);
         assert_eq!(ids(Filter { after: Some("a".into()), ..Filter::default() }), ["b"]);
         assert!(ids(Filter { since: Some(i64::MAX), ..Filter::default() }).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_row_that_was_begun_ends_once_with_what_was_patched() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Directory::new(folder.path());
+        let logs = Logs::new(state.clone());
+        let begun = Log { status_code: 200, ended: false, ..blank("a".into(), "g", "w") };
+        logs.add(begun.clone()).await.unwrap();
+        logs.add(blank("b".into(), "g", "w")).await.unwrap();
+        let patch = Patch { score: Some(json!(5)), ..Patch::default() };
+        logs.patch("w", "g", "a", patch).await.unwrap();
+        let listed = |ended| list(&state, &Filter { most: 10, ended, ..Filter::default() }).unwrap();
+        assert_eq!((listed(false).len(), listed(true).len()), (2, 1));
+        logs.add(Log { success: true, tokens_out: Some(3), ended: true, ..begun }).await.unwrap();
+        let listed = listed(true);
+        assert_eq!(listed.iter().map(|log| log.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((listed[0].success, listed[0].tokens_out, listed[0].score), (true, Some(3), Some(5.0)));
     }
 
     #[test]

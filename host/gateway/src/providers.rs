@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use host_inference::{AiError, RunOutput, RunRequest, Tenant};
+use host_inference::{RunOutput, RunRequest, Tenant};
 use host_upstream::{Ask, Patience, Retries, Settings, UpstreamError, Upstreams};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -159,10 +159,9 @@ impl Inner {
     }
 
     async fn ask_engine(&self, call: &Call, step: &Step, timeout: Option<Duration>) -> Result<Given, GatewayError> {
-        (call.allows)(&step.endpoint)?;
-        let Value::Object(inputs) = step.query.clone() else {
-            return Err(AiError::bad_input("type at '/' of inputs not met, expected object").into());
-        };
+        let model = step.model_of_engine()?;
+        (call.allows)(model)?;
+        let inputs = step.inputs_of_engine()?;
         let mut options = Map::new();
         if let Some(timeout) = timeout {
             // The engine knows better than to begin what will be of no use.
@@ -173,9 +172,9 @@ impl Inner {
             .engine
             .run(RunRequest {
                 tenant: Tenant(call.worker.clone()),
-                model: step.endpoint.clone(),
+                model: model.to_owned(),
                 inputs,
-                attachments: Vec::new(),
+                attachments: step.attachments.clone(),
                 options,
             })
             .await?;
@@ -183,11 +182,11 @@ impl Inner {
             RunOutput::Json(value) => Given {
                 status: 200,
                 content_type: "application/json".to_owned(),
-                body: GivenBody::Whole(value.to_string().into()),
+                body: GivenBody::Whole(step.shaped(value).to_string().into()),
             },
             RunOutput::Stream { content_type, body } => {
                 let body = body.map(|piece| piece.map_err(|error| error.to_string())).boxed();
-                Given { status: 200, content_type, body: GivenBody::Stream(body) }
+                Given { status: 200, content_type, body: GivenBody::Stream(step.shaped_stream(body)) }
             }
         })
     }

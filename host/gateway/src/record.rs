@@ -1,7 +1,7 @@
 //! What is done with an answer once it has ended: it is logged and, if it may be, kept.
 //!
-//! An answer that streams passes through unchanged and is gathered on its way; one whose reader leaves is logged as such
-//! and never kept.
+//! An answer that streams is logged before it begins, passes through unchanged and is gathered on its way; one whose reader
+//! leaves is logged as such and never kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,8 +51,28 @@ pub(crate) struct Ended {
 }
 
 impl Record {
-    /// Logs a whole answer and keeps it. What the store cannot do is told in the host's log, and the answer is given anyway.
-    pub(crate) async fn end(self, ended: Ended) {
+    /// Logs an answer that begins to stream: the id of its row, if it has one. What cannot be logged now is not logged
+    /// later either, because nobody could ask for it.
+    pub(crate) async fn begin(&mut self, status: u16, content_type: &str) -> Option<String> {
+        let log = self.log.as_mut()?;
+        log.status_code = status;
+        log.ended = false;
+        content_type.clone_into(&mut log.response_content_type);
+        log.custom_cost = self.custom_cost.is_some();
+        let id = log.id.clone();
+        match self.inner.logs.add(log.clone()).await {
+            Ok(()) => Some(id),
+            Err(error) => {
+                tracing::warn!(%error, "a call is not logged");
+                self.log = None;
+                None
+            }
+        }
+    }
+
+    /// Logs a whole answer and keeps it: the id of its row. What the store cannot do is told in the host's log, and the
+    /// answer is given anyway, without an id.
+    pub(crate) async fn end(self, ended: Ended) -> Option<String> {
         let Self { inner, settings, began, log, custom_cost, keep } = self;
         if let Some(keep) = keep.filter(|_| ended.success && !ended.cached && ended.size == ended.body.len()) {
             let kept = Kept {
@@ -68,8 +88,9 @@ impl Record {
                 tracing::warn!(%error, "an answer is not kept");
             }
         }
-        let Some(mut log) = log else { return };
+        let mut log = log?;
         log.status_code = ended.status;
+        log.ended = true;
         log.success = ended.success;
         log.cached = ended.cached;
         log.duration = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -81,11 +102,23 @@ impl Record {
         log.cost = if ended.cached { cost.map(|_| 0.0) } else { cost };
         log.response_size = i64::try_from(ended.size).unwrap_or(i64::MAX);
         log.response_content_type = ended.content_type;
-        log.response_head = settings.log_bodies.then(|| head(&ended.body, &settings.redact));
-        if let Err(error) = inner.logs.add(log).await {
-            tracing::warn!(%error, "a call is not logged");
+        let told = settings.log_bodies && is_text(&log.response_content_type);
+        log.response_head = told.then(|| head(&ended.body, &settings.redact));
+        let id = log.id.clone();
+        match inner.logs.add(log).await {
+            Ok(()) => Some(id),
+            Err(error) => {
+                tracing::warn!(%error, "a call is not logged");
+                None
+            }
         }
     }
+}
+
+/// Whether a body of this type says something to whoever reads a log. Of pictures and sound their type and size do.
+fn is_text(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type.starts_with("text/") || media_type.ends_with("json") || media_type.ends_with("xml")
 }
 
 /// A body that streams by. What it was is recorded when it has ended, or is dropped.
@@ -162,7 +195,7 @@ impl Tap {
 
     async fn end(&mut self, success: bool, status: u16) {
         if let Some(record) = self.record.take() {
-            record.end(self.ended(success, status)).await;
+            let _ = record.end(self.ended(success, status)).await;
         }
     }
 
@@ -184,7 +217,7 @@ impl Drop for Tap {
         let Some(record) = self.record.take() else { return };
         let ended = self.ended(false, CLIENT_CLOSED);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(record.end(ended));
+            runtime.spawn(async move { drop(record.end(ended).await) });
         }
     }
 }

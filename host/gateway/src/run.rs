@@ -1,7 +1,7 @@
 //! One call: its steps in order, each out of the cache or from its provider, tried as often as the call says.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -9,6 +9,7 @@ use futures::stream;
 use rand::Rng as _;
 use serde_json::Value;
 
+use crate::attachments;
 use crate::cache::{Kept, Key, canonical, digest};
 use crate::logs::{self, head};
 use crate::providers::{Given, GivenBody, relevant};
@@ -19,6 +20,8 @@ use crate::{Answered, Body, Call, GatewayError, GatewaySettings, Gateways, MAX_S
 
 /// Gateways whose calls are counted at the same time.
 const METERS: usize = 10_000;
+/// The longest a caller is made to wait because a provider said so; past it the caller is told instead.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(20);
 /// How a kept event stream is given again: in pieces, as it came.
 const REPLAYED: usize = 4096;
 
@@ -72,10 +75,14 @@ impl Gateways {
         }
         if step.provider == WORKERS_AI {
             // What is in the cache is no way around a grant.
-            (call.allows)(&step.endpoint)?;
+            (call.allows)(step.model_of_engine()?)?;
         }
-        let key = self.key(call, settings, step, &options);
         let ttl = options.cache_ttl.or(settings.cache_ttl).filter(|ttl| !ttl.is_zero() && !options.skip_cache);
+        let key = match ttl {
+            Some(_) => self.key(call, settings, step, &options).await,
+            None => None,
+        };
+        let (ttl, key) = (ttl.filter(|_| key.is_some()), key.unwrap_or_default());
         let meaning = match (&settings.similar, ttl, &options.cache_key) {
             (Some(similar), Some(_), None) => {
                 let base = digest([&self.scope(call, settings, step)[..]]);
@@ -101,28 +108,34 @@ impl Gateways {
             custom_cost: options.custom_cost.clone(),
             keep: ttl.map(|ttl| Keep { key, meaning, ttl }),
         };
-        let log_id = record.log.as_ref().map(|log| log.id.clone());
-        let answered =
-            |status, content_type, cached, body| Answered { log_id, cached, step: at, status, content_type, body };
+        let answered = |log_id, status, content_type, cached, body| Answered {
+            log_id,
+            cached,
+            step: at,
+            status,
+            content_type,
+            body,
+        };
         if let Some(kept) = found {
             let body = again(&kept);
             let (status, content_type) = (kept.status, kept.content_type.clone());
-            record.end(of_kept(kept)).await;
-            return Ok(answered(status, content_type, true, body));
+            let log_id = record.end(of_kept(kept)).await;
+            return Ok(answered(log_id, status, content_type, true, body));
         }
         match self.tried(call, step, &options).await {
             Ok(Given { status, content_type, body: GivenBody::Whole(body) }) => {
-                record.end(of_whole(status, &content_type, &body)).await;
-                Ok(answered(status, content_type, false, Body::Whole(body)))
+                let log_id = record.end(of_whole(status, &content_type, &body)).await;
+                Ok(answered(log_id, status, content_type, false, Body::Whole(body)))
             }
             Ok(Given { status, content_type, body: GivenBody::Stream(body) }) => {
+                let log_id = record.begin(status, &content_type).await;
                 let body = pass(record, status, content_type.clone(), body);
-                Ok(answered(status, content_type, false, Body::Stream(body)))
+                Ok(answered(log_id, status, content_type, false, Body::Stream(body)))
             }
             Err(error) => {
                 record.keep = None;
                 let body = Bytes::from(error.document().to_string());
-                record.end(of_whole(error.status(), "application/json", &body)).await;
+                let _ = record.end(of_whole(error.status(), "application/json", &body)).await;
                 Err(error)
             }
         }
@@ -143,10 +156,11 @@ impl Gateways {
                 Ok(given) => return Ok(given),
                 Err(error) => error,
             };
-            if made >= attempts || !error.may_be_retried() {
+            let said = error.retry_after().unwrap_or_default();
+            if made >= attempts || !error.may_be_retried() || said > LONGEST_RETRY_AFTER {
                 return Err(error);
             }
-            tokio::time::sleep(options.pause(made)).await;
+            tokio::time::sleep(options.pause(made).max(said)).await;
         }
     }
 
@@ -164,8 +178,9 @@ impl Gateways {
         ])
     }
 
-    fn key(&self, call: &Call, settings: &GatewaySettings, step: &Step, options: &Options) -> Key {
-        match &options.cache_key {
+    /// By what the answer is found; none when that cannot be told now.
+    async fn key(&self, call: &Call, settings: &GatewaySettings, step: &Step, options: &Options) -> Option<Key> {
+        let key = match &options.cache_key {
             Some(key) => {
                 let worker = if settings.cache_shared { "" } else { &call.worker };
                 // Who answers counts all the same: a key says what is asked, not in which shape.
@@ -178,14 +193,19 @@ impl Gateways {
                     key.as_bytes(),
                 ])
             }
-            None => digest([&b"body"[..], &self.scope(call, settings, step), canonical(&step.query).as_bytes()]),
-        }
+            None => {
+                let bytes = attachments::digest_of(&step.attachments).await?;
+                digest([&b"body"[..], &self.scope(call, settings, step), canonical(&step.query).as_bytes(), &bytes])
+            }
+        };
+        Some(key)
     }
 
     fn row(&self, call: &Call, settings: &GatewaySettings, at: usize, step: &Step, options: &Options) -> logs::Log {
-        let body = step.query.to_string();
+        let body = attachments::described(&step.query, &step.attachments).to_string();
+        let bytes: usize = step.attachments.iter().map(|attachment| attachment.data.len()).sum();
         let model = match step.provider.as_str() {
-            WORKERS_AI => step.endpoint.clone(),
+            WORKERS_AI => step.model_of_engine().unwrap_or_default().to_owned(),
             _ => step.query.get("model").and_then(Value::as_str).unwrap_or_default().to_owned(),
         };
         logs::Log {
@@ -193,7 +213,7 @@ impl Gateways {
             model: shortened(&model),
             path: shortened(&step.endpoint),
             step: i64::try_from(at).unwrap_or(i64::MAX),
-            request_size: i64::try_from(body.len()).unwrap_or(i64::MAX),
+            request_size: i64::try_from(body.len() + bytes).unwrap_or(i64::MAX),
             request_head: settings.log_bodies.then(|| head(body.as_bytes(), &settings.redact)),
             event_id: options.event_id.clone(),
             metadata: options.metadata.clone(),
@@ -202,12 +222,13 @@ impl Gateways {
     }
 }
 
-fn shortened(text: &str) -> String {
+/// A text of a caller's, fit to be logged.
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// 26 letters and digits, as ids of Cloudflare's log are.
-fn log_id() -> String {
+pub(crate) fn log_id() -> String {
     const LETTERS: &[u8] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let mut random = rand::rng();
     (0..26).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect()

@@ -11,6 +11,9 @@ const LONGEST: usize = 8 << 10;
 
 /// The question of a step, and the step without it. None for what asks no question in words.
 fn question(step: &Step) -> Option<(String, Value)> {
+    if !step.attachments.is_empty() {
+        return None;
+    }
     let mut rest = step.query.clone();
     let place = if rest.get("prompt").is_some_and(Value::is_string) {
         rest.get_mut("prompt")
@@ -50,8 +53,15 @@ impl Inner {
         let vector = answer.pointer("/data/0")?.as_array()?;
         let vector: Option<Vec<f32>> = vector.iter().map(|value| Some(value.as_f64()? as f32)).collect();
         let scope = digest([&base[..], similar.model.as_bytes(), canonical(&rest).as_bytes()]);
-        Some(Meaning { scope, vector: vector?, threshold: similar.threshold })
+        Some(Meaning { scope, vector: of_length_one(vector?)?, threshold: similar.threshold })
     }
+}
+
+/// A vector's direction, which not every model gives alone. None for one that has none.
+fn of_length_one(vector: Vec<f32>) -> Option<Vec<f32>> {
+    let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let scaled = |value: f32| (f64::from(value) / length) as f32;
+    (length.is_finite() && length > 0.0).then(|| vector.into_iter().map(scaled).collect())
 }
 
 #[cfg(test)]
@@ -59,7 +69,15 @@ mod tests {
     use super::*;
 
     fn step(query: Value) -> Step {
-        Step { provider: "p".into(), endpoint: "e".into(), headers: Default::default(), query }
+        Step { provider: "p".into(), endpoint: "e".into(), query, ..Step::default() }
+    }
+
+    #[test]
+    fn lengths_of_vectors_say_nothing() {
+        assert_eq!(of_length_one(vec![3.0, 4.0]), Some(vec![0.6, 0.8]));
+        for vector in [vec![], vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY]] {
+            assert_eq!(of_length_one(vector), None);
+        }
     }
 
     #[test]

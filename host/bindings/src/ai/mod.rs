@@ -111,12 +111,11 @@ impl Admitted {
             return self.batch(asked, model, inputs).await.map(|response| (response, None));
         }
         let answer = match gateway::named(&options) {
-            // What is bytes has no place in a cache or a log of texts.
-            Some(named) if attachments.is_empty() => {
-                let ran = gateway::run(&self.bindings, &binding, named, model.clone(), inputs).await;
+            Some(named) => {
+                let ran = gateway::run(&self.bindings, &binding, named, model.clone(), inputs, attachments).await;
                 ran.map(|(response, trace)| (response, Some(trace)))
             }
-            _ => self.run_engine(model.clone(), inputs, attachments, options).await.map(|response| (response, None)),
+            None => self.run_engine(model.clone(), inputs, attachments, options).await.map(|response| (response, None)),
         };
         let request = self.context.as_deref().map_or("-", RequestContext::id);
         match &answer {
