@@ -10,6 +10,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod batches;
+mod logs;
 mod vectors;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,6 +19,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
+
+use host_inference::engine::{Engine, EngineConfig, LocalModel, LocalSource};
 
 /// A kind of store to write to while the process is killed.
 struct Mode {
@@ -35,10 +39,31 @@ trait Model {
     fn acknowledged(&mut self, change: &str);
     /// Compares the store with the model, and takes over what became of the changes that were under way.
     fn check(&mut self, directory: &Path) -> Result<(), String>;
+    /// Looks at what must come of it in the end, after the last round.
+    fn finish(&mut self, _directory: &Path) -> Result<(), String> {
+        Ok(())
+    }
 }
 
-const MODES: &[Mode] =
-    &[Mode { name: "vectors", write: vectors::write, model: || Box::new(vectors::Vectors::default()) }];
+const MODES: &[Mode] = &[
+    Mode { name: "vectors", write: vectors::write, model: || Box::new(vectors::Vectors::default()) },
+    Mode { name: "logs", write: logs::write, model: || Box::new(logs::Logs::default()) },
+    Mode { name: "batches", write: batches::write, model: || Box::new(batches::Queued::default()) },
+];
+
+/// An engine whose model `parrot` answers with `reply`.
+fn engine(directory: &Path, reply: &str) -> Engine {
+    let parrot = LocalModel {
+        name: "parrot".to_owned(),
+        task: None,
+        source: LocalSource::Mock(serde_json::json!({ "reply": reply })),
+        context: None,
+        pooling: None,
+        precision: None,
+        speculate: false,
+    };
+    Engine::new(EngineConfig { models: vec![parrot], ..EngineConfig::new(directory.join("models")) }).unwrap()
+}
 
 /// Where a writer says what it does; several threads may.
 struct Report(Mutex<std::io::Stdout>);
@@ -120,6 +145,9 @@ fn survive(mode: &Mode, rounds: u64) -> usize {
         if let Err(fault) = model.check(folder.path()) {
             panic!("{}, round {round}, seed {seed}, killed after {after:?}: {fault}", mode.name);
         }
+    }
+    if let Err(fault) = model.finish(folder.path()) {
+        panic!("{}, after the last round: {fault}", mode.name);
     }
     changes
 }
