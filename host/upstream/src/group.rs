@@ -347,7 +347,8 @@ impl Server {
                 Ok((head, body, connection))
             }
             Ok(Err(error)) => {
-                let closed = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
+                let closed =
+                    error.is_closed() || error.is_canceled() || error.is_incomplete_message() || was_reset(&error);
                 let told = UpstreamError::Broken { upstream: upstream(), reason: shown(&error) };
                 Err(if closed { Exchange::Closed(told) } else { Exchange::Failed(told) })
             }
@@ -368,6 +369,15 @@ impl Server {
         };
         matches!(timeout(CHECK, check).await, Ok(Some(status)) if status < 500)
     }
+}
+
+/// Whether the other side had closed the connection, as the system tells it where a request was already on its way.
+fn was_reset(error: &hyper::Error) -> bool {
+    use std::io::{Error, ErrorKind};
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Error>());
+    cause.is_some_and(|cause| {
+        matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
+    })
 }
 
 /// Asks a server that is left alone after its health until it is well, or nobody uses it any more.
