@@ -132,9 +132,11 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
         return only_gguf(path);
     }
     let config = read_config(path)?;
+    if let Some((family, task)) = vision::family(&config).map_err(|why| refuse(path, why))? {
+        return pictures(path, family, task);
+    }
     let task = match config.get("model_type").and_then(Value::as_str) {
         Some(known) if encoder::MODEL_TYPES.contains(&known) => encoder::task(&config),
-        Some(looks) if vision::task(looks).is_some() => return pictures(path, looks),
         Some("whisper") => Task::AutomaticSpeechRecognition,
         Some(synthesis::MODEL_TYPE) => Task::TextToSpeech,
         Some(known) if MODEL_TYPES.contains(&known) => Task::TextGeneration,
@@ -146,7 +148,7 @@ fn folder(path: &Path) -> Result<Inspected, StoreError> {
                 "its config.json says model_type {other:?}; this host reads the encoders {encoders}, whisper, vits, the \
                  language models {known}, the encoder-decoders {} and the models of pictures {} from safetensors",
                 seq2seq::config::MODEL_TYPES.join(", "),
-                vision::MODEL_TYPES.map(|(name, _)| name).join(", ")
+                vision::FAMILIES.map(|(name, _)| name).join(", ")
             );
             return Err(refuse(path, why));
         }
@@ -197,11 +199,10 @@ fn size(files: &[PathBuf]) -> Result<u64, StoreError> {
     })
 }
 
-/// A folder with a model that looks at pictures: it has a `preprocessor_config.json`, and a `tokenizer.json` if it knows
-/// texts.
-fn pictures(path: &Path, model_type: &str) -> Result<Inspected, StoreError> {
-    let task = vision::task(model_type).ok_or_else(|| refuse(path, format!("{model_type:?} looks at no pictures")))?;
-    let mut files: Vec<_> = ["config.json", "preprocessor_config.json"].map(|name| path.join(name)).into();
+/// A folder with a model that looks at pictures: it has a `preprocessor_config.json`, unless it is timm's, and a
+/// `tokenizer.json` if it knows texts.
+fn pictures(path: &Path, family: &str, task: Task) -> Result<Inspected, StoreError> {
+    let mut files: Vec<_> = vision::configurations(family).iter().map(|name| path.join(name)).collect();
     let texts = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
     let beside = [INDEX, "generation_config.json"].into_iter().chain(texts);
     files.extend(beside.map(|name| path.join(name)).filter(|file| file.exists()));

@@ -1,4 +1,4 @@
-//! The names of a model's classes, by `id2label` of its `config.json`.
+//! The names of a model's classes, by `id2label` of its `config.json`, or by what timm writes there.
 
 use serde_json::Value;
 
@@ -22,6 +22,34 @@ pub(super) fn read(config: &Value) -> Result<Vec<String>, String> {
         .collect()
 }
 
+/// One name for each class of a checkpoint of timm, by `label_names`, which is a list or an object by class, and
+/// `label_descriptions`, which say in words what a name means. Published checkpoints of ImageNet leave both out, since timm
+/// itself knows its names: their classes are called by their numbers, as are those that an object leaves out.
+pub(super) fn of_timm(config: &Value) -> Result<Vec<String>, String> {
+    let beside = config.get("pretrained_cfg");
+    let get = |key: &str| {
+        [Some(config), beside].into_iter().flatten().find_map(|part| part.get(key)).filter(|value| !value.is_null())
+    };
+    let count = match get("num_classes").map(Value::as_u64) {
+        Some(Some(count)) if (1..=MOST as u64).contains(&count) => count as usize,
+        _ => return Err(format!("num_classes is not a whole number from 1 to {MOST}")),
+    };
+    let names: Vec<Option<&str>> = match get("label_names") {
+        None => vec![None; count],
+        Some(Value::Array(names)) if names.len() == count => names.iter().map(Value::as_str).collect(),
+        Some(Value::Object(names)) => {
+            (0..count).map(|index| names.get(&index.to_string()).and_then(Value::as_str)).collect()
+        }
+        Some(_) => return Err(format!("label_names is neither a list of {count} names nor an object of names")),
+    };
+    let described = |name: &str| get("label_descriptions").and_then(|all| all.get(name)).and_then(Value::as_str);
+    let name = |(index, name): (usize, Option<&str>)| match name {
+        Some(name) => described(name).unwrap_or(name).to_owned(),
+        None => format!("LABEL_{index}"),
+    };
+    Ok(names.into_iter().enumerate().map(name).collect())
+}
+
 /// Probabilities out of scores.
 pub(super) fn softmax(scores: &[f32]) -> Vec<f32> {
     let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -42,6 +70,25 @@ mod tests {
         assert_eq!(read(&json!({})).unwrap(), ["LABEL_0", "LABEL_1"]);
         for broken in [json!({}), json!({ "0": 1 }), json!({ "0": "a", "2": "c" })] {
             assert!(read(&json!({ "id2label": broken })).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn names_of_timm_come_with_what_they_mean() {
+        let of = |config: Value| of_timm(&config).unwrap();
+        assert_eq!(of(json!({ "num_classes": 2 })), ["LABEL_0", "LABEL_1"]);
+        let described = json!({ "n1": "tench, Tinca tinca" });
+        let listed = json!({ "num_classes": 2, "label_names": ["n1", "n2"], "label_descriptions": described });
+        assert_eq!(of(listed), ["tench, Tinca tinca", "n2"]);
+        let gaps = json!({ "pretrained_cfg": { "num_classes": 2, "label_names": { "1": "b" } } });
+        assert_eq!(of(gaps), ["LABEL_0", "b"]);
+        for broken in [
+            json!({}),
+            json!({ "num_classes": 0 }),
+            json!({ "num_classes": 2, "label_names": ["a"] }),
+            json!({ "num_classes": 2, "label_names": "ab" }),
+        ] {
+            assert!(of_timm(&broken).is_err(), "{broken}");
         }
     }
 }

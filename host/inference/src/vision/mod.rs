@@ -2,13 +2,13 @@
 //!
 //! | task | `model_type` of `config.json` |
 //! |---|---|
-//! | image-classification | `resnet`, `vit`, `deit` |
+//! | image-classification | `resnet`, `vit`, `deit`; MobileNetV4, which timm's `architecture` names |
 //! | object-detection | `detr` |
 //! | image-to-text | `blip`, `llava` |
 //! | image-embeddings, zero-shot-image-classification | `clip`, `siglip` |
 //!
 //! A folder holds `config.json`, `preprocessor_config.json`, `model.safetensors` and, where the model reads or writes
-//! texts, `tokenizer.json`, all as published. Each model waits at a [`Desk`] of its own: decoding a picture, which is
+//! texts, `tokenizer.json`, all as published; timm has it all in `config.json`. Each model waits at a [`Desk`] of its own: decoding a picture, which is
 //! hostile, and everything after it happen on the model's thread and those of its pool. Weights of products stay in
 //! the type of their file; those of convolutions are float32.
 
@@ -18,6 +18,7 @@ mod detr;
 mod labels;
 mod layers;
 mod llava;
+mod mobilenet;
 mod preprocess;
 mod resample;
 mod resnet;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use host_kernels::vision::Map;
 use image::RgbImage;
+use serde_json::Value;
 
 use crate::backend::{
     BoundingBox, Caption, DetectedObject, ImageClassification, ImageEmbeddings, ImageLabel, ImageRequest, ImageToText,
@@ -46,6 +48,7 @@ use contrastive::Contrastive;
 use detr::Detr;
 use layers::{Compute, finite};
 use llava::Llava;
+use mobilenet::MobileNet;
 use preprocess::Preprocess;
 use resnet::ResNet;
 use vit::Vit;
@@ -53,8 +56,11 @@ use vit::Vit;
 /// The property that holds the picture in every task.
 const IMAGE: &str = "image";
 
-/// Each `model_type` that is read here, and what such a model does.
-pub(crate) const MODEL_TYPES: [(&str, Task); 8] = [
+/// What networks are called here whose `config.json` is timm's and has no `model_type`.
+const MOBILENET: &str = "mobilenetv4";
+
+/// Each family that is read here, by its `model_type`, and what such a model does.
+pub(crate) const FAMILIES: [(&str, Task); 9] = [
     ("resnet", Task::ImageClassification),
     ("vit", Task::ImageClassification),
     ("deit", Task::ImageClassification),
@@ -63,6 +69,7 @@ pub(crate) const MODEL_TYPES: [(&str, Task); 8] = [
     ("llava", Task::ImageToText),
     ("clip", Task::ImageEmbeddings),
     ("siglip", Task::ImageEmbeddings),
+    (MOBILENET, Task::ImageClassification),
 ];
 
 /// The tasks of these models.
@@ -74,18 +81,37 @@ pub(crate) const TASKS: [Task; 5] = [
     Task::ZeroShotImageClassification,
 ];
 
-/// What a model of this `model_type` does, if it looks at pictures.
-pub(crate) fn task(model_type: &str) -> Option<Task> {
-    MODEL_TYPES.iter().find(|(name, _)| *name == model_type).map(|(_, task)| *task)
+/// The family of models that look at pictures which `config` is of, by `model_type` or by timm's `architecture`, and what
+/// its models do.
+///
+/// # Errors
+/// For an architecture of timm that is not read here.
+pub(crate) fn family(config: &Value) -> Result<Option<(&'static str, Task)>, String> {
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    let name = match (text("model_type"), text("architecture")) {
+        (Some(name), _) => name,
+        (None, Some(architecture)) if mobilenet::ARCHITECTURES.contains(&architecture) => MOBILENET,
+        (None, Some(other)) => {
+            let known = mobilenet::ARCHITECTURES.join(", ");
+            return Err(format!("its config.json says architecture {other:.60?}; of timm's this host reads {known}"));
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(FAMILIES.into_iter().find(|(known, _)| *known == name))
+}
+
+/// The files that a model of `family` cannot do without, beside its weights.
+pub(crate) fn configurations(family: &str) -> &'static [&'static str] {
+    if family == MOBILENET { &["config.json"] } else { &["config.json", "preprocessor_config.json"] }
 }
 
 /// The files of the model whose `config.json` lies in `folder`, that one first, if it looks at pictures.
 pub(crate) fn files(folder: &Path) -> Option<Vec<&'static str>> {
     let config = read_config(folder).ok()?;
-    let model_type = config.get("model_type").and_then(serde_json::Value::as_str)?;
-    task(model_type)?;
-    let mut files = vec!["config.json", "preprocessor_config.json", "model.safetensors"];
-    if matches!(model_type, "clip" | "siglip" | "blip" | "llava") {
+    let (family, _) = family(&config).ok()??;
+    let mut files = configurations(family).to_vec();
+    files.push("model.safetensors");
+    if matches!(family, "clip" | "siglip" | "blip" | "llava") {
         files.extend(["tokenizer.json", "tokenizer_config.json"]);
     }
     Some(files)
@@ -123,13 +149,20 @@ pub fn load(folder: &Path, settings: &Settings) -> Result<Model, String> {
     let path = folder.join("config.json");
     let config = read_config(folder).map_err(|error| error.to_string())?;
     let named = |why: String| format!("{}: {why}", path.display());
-    let preprocess = Preprocess::load(folder)?;
+    let (family, _) = family(&config).map_err(named)?.ok_or_else(|| named("it looks at no pictures".to_owned()))?;
+    let preprocess =
+        if family == MOBILENET { Preprocess::of_timm(&config).map_err(named)? } else { Preprocess::load(folder)? };
     let given = preprocess.fixed();
     let mut tensors = Tensors::open(folder)?;
     let tensors = &mut tensors;
     let names = || labels::read(&config);
-    let model_type = config.get("model_type").and_then(serde_json::Value::as_str).unwrap_or_default();
-    match model_type {
+    match family {
+        MOBILENET => {
+            let labels = labels::of_timm(&config).map_err(named)?;
+            let network = MobileNet::load(tensors, &config, labels.len()).map_err(named)?;
+            let desk = seat(settings, preprocess, Classifier::MobileNet(network))?;
+            Ok(Model::ImageClassification(Arc::new(Classifies { desk, labels: labels.into() })))
+        }
         "resnet" => {
             let labels = names().map_err(named)?;
             let network = ResNet::load(tensors, &config, labels.len()).map_err(named)?;
@@ -165,7 +198,7 @@ pub fn load(folder: &Path, settings: &Settings) -> Result<Model, String> {
             let desk = seat(settings, preprocess, Describer::Llava(Box::new(network)))?;
             Ok(Model::ImageToText(Arc::new(Describes { desk })))
         }
-        other => Err(named(format!("model_type is {other:.40?}, which looks at no pictures"))),
+        other => Err(named(format!("nothing here loads {other}"))),
     }
 }
 
@@ -175,6 +208,7 @@ fn seat<N: Send + 'static>(settings: &Settings, preprocess: Preprocess, network:
 }
 
 enum Classifier {
+    MobileNet(MobileNet),
     ResNet(ResNet),
     Vit(Vit),
 }
@@ -191,6 +225,7 @@ impl ImageClassification for Classifies {
             let _step = seat.compute.pool.step();
             let (_, map) = seat.picture(&request)?;
             let logits = match &seat.network {
+                Classifier::MobileNet(network) => network.logits(&seat.compute, &map, || ticket.check())?,
                 Classifier::ResNet(network) => network.logits(&seat.compute, &map, || ticket.check())?,
                 Classifier::Vit(network) => network.logits(&seat.compute, &map, || ticket.check())?,
             };

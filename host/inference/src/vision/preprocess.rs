@@ -2,7 +2,9 @@
 //!
 //! The file is read as transformers reads it, in its older spellings too (`size` a number, `max_size`, `crop_pct`,
 //! `feature_extractor_type`). Pictures are always RGB, and every model gets one at a time, so nothing is ever padded to
-//! a neighbour's size.
+//! a neighbour's size. timm's checkpoints say the same in other words (`timm`).
+
+mod timm;
 
 use std::path::Path;
 
@@ -28,6 +30,7 @@ pub(super) struct Preprocess {
     resize: Option<Resize>,
     filter: Filter,
     crop: Option<Crop>,
+    half: Half,
     /// What a byte is multiplied with.
     rescale: f32,
     mean: [f32; 3],
@@ -36,6 +39,15 @@ pub(super) struct Preprocess {
 
 /// Height and width of what stays of a picture's middle.
 type Crop = (u32, u32);
+
+/// Where the middle begins when as many pixels as are cut away are odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// The smaller half is before it, as in transformers.
+    Smaller,
+    /// Half of them rounded to an even number, as in torchvision.
+    Even,
+}
 
 /// What size a picture gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +148,7 @@ impl Preprocess {
             resize: resize.filter(|_| raw.do_resize.unwrap_or(true)),
             filter: raw.resample.unwrap_or(if bilinear { Filter::Bilinear } else { Filter::Bicubic }),
             crop,
+            half: Half::Smaller,
             rescale: if raw.do_rescale.unwrap_or(true) { rescale } else { 1.0 },
             mean: if normalize { list("image_mean", &raw.image_mean, mean)? } else { [0.0; 3] },
             deviation: if normalize { deviation } else { [1.0; 3] },
@@ -182,8 +195,8 @@ impl Preprocess {
                  elongated"
             )));
         }
-        let (rows, above) = window(tall, out_height);
-        let (columns, before) = window(wide, out_width);
+        let (rows, above) = window(tall, out_height, self.half);
+        let (columns, before) = window(wide, out_width, self.half);
         let part = resize(picture, columns, rows, self.filter)?;
         let mut map = Map::zeros(out_height as usize, out_width as usize, 3);
         // What a crop adds is black, like any other colour.
@@ -203,9 +216,15 @@ impl Preprocess {
 }
 
 /// What becomes of one side under a crop to its middle: the part that stays, and how much is added before it.
-fn window(side: u32, crop: u32) -> (Span, u32) {
+fn window(side: u32, crop: u32, half: Half) -> (Span, u32) {
     if side >= crop {
-        (Span { of: side, start: (side - crop) / 2, length: crop }, 0)
+        let rest = side - crop;
+        let start = match half {
+            Half::Smaller => rest / 2,
+            // 2 k + 1 is rounded to k or k + 1, whichever is even.
+            Half::Even => rest / 2 + rest % 4 / 3,
+        };
+        (Span { of: side, start, length: crop }, 0)
     } else {
         // transformers adds the larger half of an odd rest before.
         (Span::whole(side), (crop - side).div_ceil(2))

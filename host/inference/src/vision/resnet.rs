@@ -179,8 +179,39 @@ impl Backbone {
     }
 }
 
-/// A convolution with the normalization after it. The kernel's size is that of the file.
-fn convolution(
+/// A convolution with the normalization after it, folded into one.
+pub(super) struct Folded {
+    /// Output, channel, row, column.
+    pub(super) weight: Vec<f32>,
+    /// One value for each output.
+    pub(super) bias: Vec<f32>,
+    /// Channels that an output sees.
+    pub(super) inputs: usize,
+    /// Pixels along each side of the window.
+    pub(super) kernel: usize,
+}
+
+/// Reads the convolution `conv` and the normalization `norm` below `prefix`. The kernel's size is that of the file.
+pub(super) fn folded(tensors: &mut Tensors, prefix: &str, conv: &str, norm: &str) -> Result<Folded, String> {
+    let name = format!("{prefix}{conv}.weight");
+    let shape = tensors.shape(&name).map(<[usize]>::to_vec).ok_or_else(|| format!("tensor {name} is missing"))?;
+    let &[outputs, inputs, kernel, width] = &shape[..] else {
+        return Err(format!("tensor {name} has the shape {shape:?}, not that of a convolution"));
+    };
+    let fits = kernel == width && [1, 3, 5, 7].contains(&kernel) && (1..=MAX_CHANNELS).contains(&outputs);
+    if !fits || inputs == 0 {
+        return Err(format!("tensor {name} has the shape {shape:?}, not that of a convolution that is read here"));
+    }
+    let mut weight = tensors.read(&name, &shape)?;
+    let mut read = |part: &str| tensors.read(&format!("{prefix}{norm}.{part}"), &[outputs]);
+    let (scale, shift) = (read("weight")?, read("bias")?);
+    let (mean, variance) = (read("running_mean")?, read("running_var")?);
+    let bias = BatchNorm::new(&scale, &shift, &mean, &variance, EPSILON).fold(&mut weight);
+    Ok(Folded { weight, bias, inputs, kernel })
+}
+
+/// As [`folded`], ready to compute; `channels` is what is before it.
+pub(super) fn convolution(
     tensors: &mut Tensors,
     prefix: &str,
     conv: &str,
@@ -188,20 +219,10 @@ fn convolution(
     channels: Option<usize>,
     stride: usize,
 ) -> Result<Conv, String> {
-    let name = format!("{prefix}{conv}.weight");
-    let shape = tensors.shape(&name).map(<[usize]>::to_vec).ok_or_else(|| format!("tensor {name} is missing"))?;
-    let &[outputs, inputs, kernel, width] = &shape[..] else {
-        return Err(format!("tensor {name} has the shape {shape:?}, not that of a convolution"));
-    };
-    let fits = kernel == width && [1, 3, 5, 7].contains(&kernel) && (1..=MAX_CHANNELS).contains(&outputs);
-    if !fits || channels.is_some_and(|channels| channels != inputs) {
-        return Err(format!("tensor {name} has the shape {shape:?}, which does not follow what is before it"));
+    let Folded { weight, bias, inputs, kernel } = folded(tensors, prefix, conv, norm)?;
+    if let Some(channels) = channels.filter(|channels| *channels != inputs) {
+        return Err(format!("tensor {prefix}{conv}.weight sees {inputs} channels, what is before it has {channels}"));
     }
-    let mut weight = tensors.read(&name, &shape)?;
-    let mut read = |part: &str| tensors.read(&format!("{prefix}{norm}.{part}"), &[outputs]);
-    let (scale, shift) = (read("weight")?, read("bias")?);
-    let (mean, variance) = (read("running_mean")?, read("running_var")?);
-    let bias = BatchNorm::new(&scale, &shift, &mean, &variance, EPSILON).fold(&mut weight);
     Ok(Conv::new(&weight, bias, inputs, kernel, stride, kernel / 2))
 }
 

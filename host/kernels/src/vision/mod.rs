@@ -6,9 +6,11 @@
 //! tokens), so how many threads there are changes no result.
 
 mod conv;
+mod depthwise;
 mod pool;
 mod rows;
 
 pub use conv::{BatchNorm, Conv, Map};
+pub use depthwise::Depthwise;
 pub use pool::{max_pool, mean_pool};
 pub use rows::{Activation, activate, each_row_block};
