@@ -111,6 +111,11 @@ pub fn convolve(
     }
 }
 
+/// Whether [`convolve`] takes fewer multiplications than the definition has, where the map is not very small.
+pub(crate) fn is_shortened(kernel: usize, stride: usize, channels: usize, outputs: usize) -> bool {
+    winograd::fits(kernel, stride, channels, outputs)
+}
+
 /// Whether `map` has the rows of pixels that the output's see.
 fn sees(map: &Map<'_>, geometry: &Geometry) -> bool {
     let height = geometry.resized.map_or(map.height, |(height, _)| height);

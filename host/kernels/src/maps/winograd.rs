@@ -31,7 +31,12 @@ const BYTES: usize = 1 << 20;
 /// outweigh the products.
 pub(super) fn suits(map: &Map<'_>, geometry: &Geometry, outputs: usize) -> bool {
     let tiles = geometry.rows.len().div_ceil(2) * geometry.output.1.div_ceil(2);
-    geometry.kernel == 3 && geometry.stride == 1 && map.channels >= 16 && outputs >= 16 && tiles >= 8
+    fits(geometry.kernel, geometry.stride, map.channels, outputs) && tiles >= 8
+}
+
+/// What [`suits`] asks of the convolution alone.
+pub(super) fn fits(kernel: usize, stride: usize, channels: usize, outputs: usize) -> bool {
+    kernel == 3 && stride == 1 && channels >= 16 && outputs >= 16
 }
 
 /// A convolution, and how it is cut up.

@@ -1,9 +1,14 @@
 //! Convolutions as products: the pixels under the kernel become a row, and rows meet the packed weights.
+//!
+//! Those of 3 by 3 pixels that [`maps`] has a shorter way for are computed there.
 
 use crate::encoder;
+use crate::floats::FloatMatrix;
 use crate::isa::Isa;
 use crate::linear::{Packed, Rows, linear};
+use crate::maps::{self, Geometry, Mode};
 use crate::threads::{Scatter, ThreadPool};
+use crate::vision::rows::{Activation, activate, each_row_block};
 
 /// Output pixels that are gathered and multiplied together at most.
 const MAX_ROWS: usize = 96;
@@ -65,12 +70,20 @@ impl BatchNorm {
 /// A two-dimensional convolution over all channels with a square kernel.
 #[derive(Debug, Clone)]
 pub struct Conv {
-    weight: Packed,
+    weight: Weight,
     bias: Vec<f32>,
     channels: usize,
     kernel: usize,
     stride: usize,
     padding: usize,
+}
+
+/// Inputs in the order row, column, channel.
+#[derive(Debug, Clone)]
+enum Weight {
+    Rows(Packed),
+    /// For [`maps::convolve`].
+    Panels(FloatMatrix),
 }
 
 impl Conv {
@@ -79,17 +92,30 @@ impl Conv {
         let inputs = channels * kernel * kernel;
         let outputs = weight.len() / inputs;
         assert!(weight.len() == outputs * inputs && stride > 0, "a weight of {} for {inputs} inputs", weight.len());
-        let mut packed = Packed::default();
-        packed.pack(outputs, inputs, |output, input| {
+        let at = |output: usize, input: usize| {
             let (place, channel) = (input / channels, input % channels);
             weight[(output * channels + channel) * kernel * kernel + place]
+        };
+        let panels = if maps::is_shortened(kernel, stride, channels, outputs) {
+            let values: Vec<f32> = (0..weight.len()).map(|i| at(i / inputs, i % inputs)).collect();
+            FloatMatrix::from_values(&values, outputs).ok().map(Weight::Panels)
+        } else {
+            None
+        };
+        let weight = panels.unwrap_or_else(|| {
+            let mut packed = Packed::default();
+            packed.pack(outputs, inputs, at);
+            Weight::Rows(packed)
         });
-        Conv { weight: packed, bias, channels, kernel, stride, padding }
+        Conv { weight, bias, channels, kernel, stride, padding }
     }
 
     /// Channels of the result.
     pub fn outputs(&self) -> usize {
-        self.weight.outputs()
+        match &self.weight {
+            Weight::Rows(weight) => weight.outputs(),
+            Weight::Panels(weight) => weight.rows(),
+        }
     }
 
     /// Height and width of what comes out of a map of this size; 0 where the kernel does not fit.
@@ -108,8 +134,18 @@ impl Conv {
         let (height, width) = self.size(x.height, x.width);
         let outputs = self.outputs();
         let mut y = Map::zeros(height, width, outputs);
+        let weight = match &self.weight {
+            Weight::Rows(weight) => weight,
+            Weight::Panels(weight) => {
+                self.shortened(isa, pool, x, weight, &mut y);
+                if relu {
+                    each_row_block(pool, &mut y.data, outputs, |_, block| activate(isa, block, Activation::Relu));
+                }
+                return y;
+            }
+        };
         let chunk = y.pixels().div_ceil(pool.threads() * 4).clamp(MIN_ROWS, MAX_ROWS);
-        let inputs = self.weight.inputs();
+        let inputs = weight.inputs();
         let plain = self.kernel == 1 && self.stride == 1 && self.padding == 0;
         let pixels = y.pixels();
         let out = Scatter::new(&mut y.data);
@@ -128,13 +164,30 @@ impl Conv {
                 };
                 // SAFETY: ranges of pixels do not overlap.
                 let out = unsafe { out.slice(start * outputs..end * outputs) };
-                linear(isa, Rows::dense(rows, inputs), &self.weight, &self.bias, out, outputs);
+                linear(isa, Rows::dense(rows, inputs), weight, &self.bias, out, outputs);
                 if relu {
                     encoder::activate(isa, out, encoder::Activation::Relu);
                 }
             }
         });
         y
+    }
+
+    /// As [`maps`] does it.
+    fn shortened(&self, isa: Isa, pool: &ThreadPool, x: &Map, weight: &FloatMatrix, y: &mut Map) {
+        if y.data.is_empty() {
+            return;
+        }
+        let map = maps::Map { data: &x.data, first: 0, height: x.height, width: x.width, channels: x.channels };
+        let geometry = Geometry {
+            kernel: self.kernel,
+            stride: self.stride,
+            padding: self.padding,
+            resized: None,
+            output: (y.height, y.width),
+            rows: 0..y.height,
+        };
+        maps::convolve(isa, pool, map, &geometry, weight, &self.bias, Mode::Replace, &mut y.data);
     }
 
     /// The pixels under the kernel whose corner is at `top`, `left` of the padded map.
@@ -184,19 +237,54 @@ mod tests {
             let y = conv.apply(Isa::best(), &pool, &x, false);
             prop_assert_eq!((y.height, y.width), conv.size(height, width));
             for (place, value) in y.data.iter().enumerate() {
-                let (pixel, output) = (place / outputs, place % outputs);
-                let mut expected = bias[output];
-                for (at, weight) in weight[output * channels * kernel * kernel..][..channels * kernel * kernel].iter().enumerate() {
-                    let (channel, dy, dx) = (at / (kernel * kernel), at / kernel % kernel, at % kernel);
-                    let row = (pixel / y.width * stride + dy).checked_sub(padding).filter(|row| *row < height);
-                    let column = (pixel % y.width * stride + dx).checked_sub(padding).filter(|column| *column < width);
-                    if let (Some(row), Some(column)) = (row, column) {
-                        expected += weight * x.data[(row * width + column) * channels + channel];
-                    }
-                }
+                let expected = defined(&x, &weight, &bias, (kernel, stride, padding), y.width, place);
                 prop_assert!((value - expected).abs() < 1e-4, "{value} {expected}");
             }
         }
+
+        /// The maps are so large that the way of `maps` is taken in most cases, and so small that it is not in others.
+        #[test]
+        fn a_shortened_convolution_is_its_definition(
+            height in 1usize..13, width in 1usize..13, channels in 16usize..35, outputs in 16usize..40,
+            padding in 0usize..3, threads in 1usize..3, relu: bool,
+        ) {
+            let pool = ThreadPool::new("test", NonZeroUsize::new(threads).unwrap()).unwrap();
+            let x = Map { height, width, channels, data: numbers(height * width * channels, 1) };
+            let (weight, bias) = (numbers(outputs * channels * 9, 2), numbers(outputs, 3));
+            let conv = Conv::new(&weight, bias.clone(), channels, 3, 1, padding);
+            prop_assert!(matches!(conv.weight, Weight::Panels(_)) && conv.outputs() == outputs);
+            let y = conv.apply(Isa::best(), &pool, &x, relu);
+            prop_assert_eq!((y.height, y.width), conv.size(height, width));
+            for (place, value) in y.data.iter().enumerate() {
+                let expected = defined(&x, &weight, &bias, (3, 1, padding), y.width, place);
+                let expected = if relu { expected.max(0.0) } else { expected };
+                // Sums of up to 300 products, of about 1 each.
+                prop_assert!((value - expected).abs() < 2e-4, "{value} {expected}");
+            }
+        }
+    }
+
+    /// The value `place` of the convolution of `x`, whose rows have `across` pixels.
+    fn defined(
+        x: &Map,
+        weight: &[f32],
+        bias: &[f32],
+        (kernel, stride, padding): (usize, usize, usize),
+        across: usize,
+        place: usize,
+    ) -> f32 {
+        let (pixel, output) = (place / bias.len(), place % bias.len());
+        let inputs = x.channels * kernel * kernel;
+        let mut sum = bias[output];
+        for (at, weight) in weight[output * inputs..][..inputs].iter().enumerate() {
+            let (channel, dy, dx) = (at / (kernel * kernel), at / kernel % kernel, at % kernel);
+            let row = (pixel / across * stride + dy).checked_sub(padding).filter(|row| *row < x.height);
+            let column = (pixel % across * stride + dx).checked_sub(padding).filter(|column| *column < x.width);
+            if let (Some(row), Some(column)) = (row, column) {
+                sum += weight * x.data[(row * x.width + column) * x.channels + channel];
+            }
+        }
+        sum
     }
 
     #[test]
