@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::Sampling;
+use super::{GenerateStream, Sampling};
 use crate::{AiError, Tenant};
 
 /// A picture to look at.
@@ -66,8 +66,9 @@ pub struct BoundingBox {
 
 /// Says in words what a picture shows.
 pub trait ImageToText: Send + Sync + 'static {
-    /// The words.
-    fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<String, AiError>>;
+    /// The words as they are found, with no blank before or behind them. What fails before the first of them is an `Err`,
+    /// what fails later [`super::GenerateEvent::Failed`]. Dropping the future or the stream ends the work.
+    fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<GenerateStream, AiError>>;
 }
 
 /// How to describe a picture.
@@ -81,6 +82,8 @@ pub struct Caption {
     pub max_tokens: usize,
     /// How to pick tokens.
     pub sampling: Sampling,
+    /// Whether the words are read as they come. Otherwise all may come at once.
+    pub streamed: bool,
 }
 
 /// Gives pictures and texts vectors of one space, each of [`Self::dimensions`] values and length 1.

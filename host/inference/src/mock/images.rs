@@ -4,8 +4,10 @@
 //! halve in probability from one to the next, a described picture is `{width}x{height}` in the reply, and the first label's
 //! object fills the whole picture. Vectors are those of [`super::MockEmbeddings`], made from the pixels.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use futures::FutureExt;
@@ -13,10 +15,10 @@ use futures::future::BoxFuture;
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Script, ScriptError, unit_vector};
+use super::{Live, Script, ScriptError, unit_vector};
 use crate::backend::{
-    BoundingBox, Caption, DetectedObject, ImageClassification, ImageEmbeddings, ImageLabel, ImageRequest, ImageToText,
-    ObjectDetection,
+    BoundingBox, Caption, DetectedObject, FinishReason, GenerateStream, ImageClassification, ImageEmbeddings,
+    ImageLabel, ImageRequest, ImageToText, ObjectDetection, Usage,
 };
 use crate::{AiError, Tenant, pictures};
 
@@ -24,6 +26,7 @@ use crate::{AiError, Tenant, pictures};
 #[derive(Debug, Clone)]
 pub struct MockImages {
     script: Arc<Script>,
+    live: Arc<AtomicUsize>,
 }
 
 impl MockImages {
@@ -32,7 +35,7 @@ impl MockImages {
     /// # Errors
     /// When the script has unknown keys or values of the wrong kind.
     pub fn new(script: &Value) -> Result<Self, ScriptError> {
-        Ok(Self { script: Arc::new(Script::read(script)?) })
+        Ok(Self { script: Arc::new(Script::read(script)?), live: Arc::default() })
     }
 
     async fn picture(&self, request: &ImageRequest) -> Result<RgbImage, AiError> {
@@ -82,14 +85,19 @@ impl ObjectDetection for MockImages {
 }
 
 impl ImageToText for MockImages {
-    fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<String, AiError>> {
+    fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<GenerateStream, AiError>> {
         async move {
             let picture = self.picture(&request).await?;
             let reply = self.script.reply.replace("{width}", &picture.width().to_string());
             let reply = reply.replace("{height}", &picture.height().to_string());
             let reply = reply.replace("{prompt}", caption.prompt.as_deref().unwrap_or_default());
-            let words = super::split_words(&reply);
-            Ok(words.into_iter().take(caption.max_tokens).collect())
+            let words = super::split_words(reply.trim());
+            let finish = if words.len() > caption.max_tokens { FinishReason::Length } else { FinishReason::Stop };
+            let words: VecDeque<String> = words.into_iter().take(caption.max_tokens).map(str::to_owned).collect();
+            let prompt_tokens = super::split_words(caption.prompt.as_deref().unwrap_or_default()).len();
+            let (completion_tokens, total_tokens) = (words.len(), prompt_tokens + words.len());
+            let usage = Usage { prompt_tokens, completion_tokens, total_tokens };
+            Ok(super::events(self.script.clone(), Live::new(&self.live), words, finish, usage))
         }
         .boxed()
     }

@@ -1,7 +1,8 @@
 //! The tasks that look at a picture.
 //!
 //! Cloudflare's: image classification, object detection and image to text. `image` is bytes in any of the forms of
-//! [`Media`]; the five best labels come back, or every object that is surer than not, best first.
+//! [`Media`]; the five best labels come back, or every object that is surer than not, best first. Descriptions take what
+//! text generation takes to pick tokens, within the same bounds, and with `stream` come as its event streams do.
 //!
 //! This host's own, since their service has none like them, with models that hold pictures and texts in one space:
 //! - `zero-shot-image-classification`: `{image, labels, hypothesis_template?}` in, `[{label, score}]` out, one for each
@@ -13,16 +14,17 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::kind;
 use super::media::Media;
 use super::text_embeddings::texts;
-use super::text_generation::{Inputs, deadline};
+use super::text_generation::{self, Inputs, deadline};
 use crate::AiError;
 use crate::backend::{
-    Caption, DetectedObject, ImageClassification, ImageEmbeddings, ImageLabel, ImageRequest, ImageToText,
-    ObjectDetection,
+    Caption, DetectedObject, GenerateEvent, ImageClassification, ImageEmbeddings, ImageLabel, ImageRequest,
+    ImageToText, ObjectDetection,
 };
 use crate::request::{RunOutput, RunRequest};
 
@@ -61,7 +63,7 @@ pub(crate) async fn detect(model: Arc<dyn ObjectDetection>, mut request: RunRequ
     Ok(RunOutput::Json(found.iter().map(object).collect()))
 }
 
-/// Image to text: `{image, prompt?, raw?, max_tokens?}` and what picks tokens in, `{description}` out.
+/// Image to text: `{image, prompt?, raw?, max_tokens?, stream?}` and what picks tokens in, `{description}` out.
 pub(crate) async fn describe(model: Arc<dyn ImageToText>, mut request: RunRequest) -> Result<RunOutput, AiError> {
     let prompt = match request.inputs.get("prompt") {
         None | Some(Value::Null) => None,
@@ -79,19 +81,55 @@ pub(crate) async fn describe(model: Arc<dyn ImageToText>, mut request: RunReques
             }
         },
     };
+    let inputs = Inputs { map: &request.inputs };
+    refuse_unsupported(&inputs)?;
+    let streamed = inputs.boolean("stream")?.unwrap_or(false);
     let raw = match request.inputs.get("raw") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(raw)) => *raw,
         Some(other) => return Err(wrong_type("/raw", "boolean", other)),
     };
-    let mut sampling = Inputs { map: &request.inputs }.sampling()?;
+    let mut sampling = inputs.sampling()?;
     if request.inputs.get("temperature").is_none_or(Value::is_null) {
         // A description should be the same each time unless asked to vary.
         sampling.temperature = 0.0;
     }
-    let caption = Caption { prompt, raw, max_tokens, sampling };
-    let description = model.describe(required(&mut request).await?, caption).await?;
-    Ok(RunOutput::Json(json!({ "description": description })))
+    let caption = Caption { prompt, raw, max_tokens, sampling, streamed };
+    let mut events = model.describe(required(&mut request).await?, caption).await?;
+    if streamed {
+        return Ok(text_generation::streamed(events, None, request.model));
+    }
+    let mut description = String::new();
+    while let Some(event) = events.next().await {
+        match event {
+            GenerateEvent::Text(text) => description.push_str(&text),
+            GenerateEvent::Calls(_) => {}
+            GenerateEvent::Done { finish, usage } => {
+                text_generation::report(&request.model, finish, usage);
+                return Ok(RunOutput::Json(json!({ "description": description })));
+            }
+            GenerateEvent::Failed(error) => return Err(error),
+        }
+    }
+    Err(AiError::internal("the model ended without an answer"))
+}
+
+/// Refuses what upstream takes and would change the answer, but is not done here.
+fn refuse_unsupported(inputs: &Inputs<'_>) -> Result<(), AiError> {
+    let turns = inputs.map.get("messages").is_some_and(|turns| match turns {
+        Value::Null => false,
+        Value::Array(turns) => !turns.is_empty(),
+        _ => true,
+    });
+    let wrong = if turns {
+        ("messages", "ask with 'prompt'")
+    } else if inputs.boolean("ignore_eos")? == Some(true) {
+        ("ignore_eos", "an answer ends where the model ends it")
+    } else {
+        return Ok(());
+    };
+    let (name, instead) = wrong;
+    Err(AiError::bad_input(format_args!("'/{name}' asks for something that this host does not support; {instead}")))
 }
 
 /// Both tasks of models with one space for pictures and texts.

@@ -74,8 +74,7 @@ pub async fn run(model: &Arc<dyn TextGeneration>, request: &RunRequest) -> Resul
     }
     let events = model.generate(generation).await?;
     if streaming {
-        let body = server_sent_events(events, reader, request.model.clone()).map(Ok).boxed();
-        return Ok(RunOutput::Stream { content_type: "text/event-stream".into(), body });
+        return Ok(streamed(events, reader, request.model.clone()));
     }
     whole(events, reader, wanted.json, &request.model).await.map(RunOutput::Json)
 }
@@ -126,11 +125,17 @@ async fn whole(mut events: GenerateStream, reader: Option<Reader>, json: bool, m
     Err(AiError::internal("the model ended without an answer"))
 }
 
-fn report(model: &str, finish: FinishReason, usage: Usage) {
+pub(super) fn report(model: &str, finish: FinishReason, usage: Usage) {
     match finish {
         FinishReason::Stop => tracing::debug!(model, ?usage, "generation finished"),
         FinishReason::Length => tracing::info!(model, ?usage, "generation cut at max_tokens"),
     }
+}
+
+/// The answer of a request that asked for a stream.
+pub(super) fn streamed(events: GenerateStream, reader: Option<Reader>, model: String) -> RunOutput {
+    let body = server_sent_events(events, reader, model).map(Ok).boxed();
+    RunOutput::Stream { content_type: "text/event-stream".into(), body }
 }
 
 /// Events as an upstream event stream: one `data:` line each, then calls of tools if there are some, then the usage, then
@@ -247,7 +252,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    fn boolean(&self, name: &str) -> Result<Option<bool>, AiError> {
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, AiError> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),

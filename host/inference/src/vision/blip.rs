@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::layers::{
     Compute, Layer, Linear, Mlp, Names, Norm, Patches, Table, Tower, add, attend, attend_dense, finite, whole,
 };
+use super::telling::{Growing, Telling, Written};
 use super::tokens::Texts;
 use crate::AiError;
 use crate::backend::Caption;
@@ -101,7 +102,7 @@ impl Blip {
         Ok(Blip { vision, text, tokens })
     }
 
-    /// A caption that begins with the prompt, which is part of it.
+    /// A caption that begins with the prompt, which is part of it, to `telling`.
     ///
     /// # Errors
     /// 5021 for a prompt beyond the model's positions, 3046 for broken weights, and what `check` says between steps.
@@ -111,7 +112,8 @@ impl Blip {
         picture: &Map,
         caption: &Caption,
         check: &dyn Fn() -> Result<(), AiError>,
-    ) -> Result<String, AiError> {
+        telling: &mut Telling,
+    ) -> Result<Written, AiError> {
         let mut ids = vec![self.text.begin];
         if let Some(prompt) = caption.prompt.as_deref().filter(|prompt| !prompt.trim().is_empty()) {
             let read = self.tokens.encode(prompt, "prompt")?;
@@ -126,7 +128,8 @@ impl Blip {
         let mut memory: Vec<Memory> = self.text.layers.iter().map(|layer| layer.see(compute, &seen)).collect();
         let end = (ids.len() + caption.max_tokens).min(places);
         let mut sampler = Sampler::new(caption.sampling.clone(), &ids);
-        let mut read = 0;
+        let (mut read, given, mut ended) = (0, ids.len(), false);
+        let mut growing = Growing::default();
         while ids.len() < end {
             check()?;
             let logits = self.text.step(compute, &ids[read..], read, &mut memory);
@@ -134,11 +137,16 @@ impl Blip {
             read = ids.len();
             let next = sampler.sample(&logits, None).map_err(AiError::model_unavailable)?;
             if next == self.text.end {
+                ended = true;
                 break;
             }
             ids.push(next);
+            if caption.streamed {
+                growing.push(&self.tokens.decode(&ids)?, telling);
+            }
         }
-        self.tokens.decode(&ids)
+        growing.finish(&self.tokens.decode(&ids)?, telling);
+        Ok(Written::new(given, ids.len() - given, ended))
     }
 }
 

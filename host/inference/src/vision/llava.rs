@@ -14,6 +14,7 @@ use serde_json::{Map as Object, Value, json};
 
 use super::contrastive::{Eyes, Family};
 use super::layers::{Compute, Linear, activation, finite, whole};
+use super::telling::{Telling, Written};
 use crate::AiError;
 use crate::backend::Caption;
 use crate::tensors::Tensors;
@@ -136,7 +137,7 @@ impl Llava {
         Ok(rows)
     }
 
-    /// The answer to a question about the picture of which `seen` are the rows.
+    /// The answer to a question about the picture of which `seen` are the rows, to `telling`.
     ///
     /// # Errors
     /// 5006 for a question that holds more pictures, 5021 for one that is too long, 3046 for broken weights, and what
@@ -146,7 +147,8 @@ impl Llava {
         seen: &[f32],
         caption: &Caption,
         check: &dyn Fn() -> Result<(), AiError>,
-    ) -> Result<String, AiError> {
+        telling: &mut Telling,
+    ) -> Result<Written, AiError> {
         let (tokens, rows) = self.question(seen, caption)?;
         let width = self.first.outputs();
         if tokens.len() >= self.context {
@@ -156,7 +158,7 @@ impl Llava {
         let blocks: Vec<u32> = (0..end.div_ceil(BLOCK_TOKENS) as u32).collect();
         let mut sampler = Sampler::new(caption.sampling.clone(), &tokens);
         let mut detokenizer = self.vocabulary.detokenizer(&tokens);
-        let (mut text, mut next) = (String::new(), None);
+        let mut next = None;
         let broken = |_| AiError::model_unavailable("its weights give values that are no numbers; verify the model");
         for (index, piece) in tokens.chunks(PREFILL).enumerate() {
             check()?;
@@ -171,18 +173,19 @@ impl Llava {
         }
         let mut position = tokens.len();
         while let Some(token) = next.filter(|token| !self.vocabulary.ends_turn(*token)) {
-            text.push_str(&detokenizer.push(self.vocabulary.token(token)));
-            if position + 1 >= end {
+            telling.push(&detokenizer.push(self.vocabulary.token(token)));
+            position += 1;
+            if position >= end {
                 break;
             }
             check()?;
-            let span = Span { tokens: &[token], position, blocks: &blocks, logits: 1, adapter: None };
+            let span = Span { tokens: &[token], position: position - 1, blocks: &blocks, logits: 1, adapter: None };
             let logits = self.decoder.forward(&mut self.store, &[span]).map_err(failed)?;
             next = Some(sampler.sample(logits, None).map_err(broken)?);
-            position += 1;
         }
-        text.push_str(&detokenizer.finish());
-        Ok(text.trim().to_owned())
+        telling.push(&detokenizer.finish());
+        let ended = next.is_none_or(|token| self.vocabulary.ends_turn(token));
+        Ok(Written::new(tokens.len(), position - tokens.len(), ended))
     }
 
     /// The question's tokens with the picture's in their place, and the row of each.

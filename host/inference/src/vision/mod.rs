@@ -22,6 +22,7 @@ mod mobilenet;
 mod preprocess;
 mod resample;
 mod resnet;
+mod telling;
 mod tokens;
 mod vit;
 
@@ -29,14 +30,16 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use host_kernels::vision::Map;
 use image::RgbImage;
 use serde_json::Value;
+use tokio::sync::mpsc::unbounded_channel;
 
 use crate::backend::{
-    BoundingBox, Caption, DetectedObject, ImageClassification, ImageEmbeddings, ImageLabel, ImageRequest, ImageToText,
-    Model, ObjectDetection,
+    BoundingBox, Caption, DetectedObject, GenerateStream, ImageClassification, ImageEmbeddings, ImageLabel,
+    ImageRequest, ImageToText, Model, ObjectDetection,
 };
 use crate::catalogue::Task;
 use crate::desk::{Desk, Ticket};
@@ -51,6 +54,7 @@ use llava::Llava;
 use mobilenet::MobileNet;
 use preprocess::Preprocess;
 use resnet::ResNet;
+use telling::Telling;
 use vit::Vit;
 
 /// The property that holds the picture in every task.
@@ -338,20 +342,23 @@ struct Describes {
 }
 
 impl ImageToText for Describes {
-    fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<String, AiError>> {
-        self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
+    fn describe(&self, request: ImageRequest, caption: Caption) -> BoxFuture<'_, Result<GenerateStream, AiError>> {
+        let (sender, pieces) = unbounded_channel();
+        let work = self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let step = seat.compute.pool.step();
             let (_, map) = seat.picture(&request)?;
             let check = || ticket.check();
+            let telling = &mut Telling::new(sender);
             match &mut seat.network {
-                Describer::Blip(network) => network.caption(&seat.compute, &map, &caption, &check),
+                Describer::Blip(network) => network.caption(&seat.compute, &map, &caption, &check, telling),
                 Describer::Llava(network) => {
                     let seen = network.look(&seat.compute, &map, &check)?;
                     // The language model has threads and steps of its own.
                     drop(step);
-                    network.answer(&seen, &caption, &check)
+                    network.answer(&seen, &caption, &check, telling)
                 }
             }
-        })
+        });
+        telling::events(work, pieces).boxed()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use futures::StreamExt;
 use host_inference::backend::Model;
 use host_inference::store::{self, NoProgress, Store};
 use host_inference::{Attachment, Engine, EngineConfig, LocalModel, LocalSource, Task, vision};
@@ -282,6 +283,83 @@ async fn answers_about_pictures_match_the_reference() {
     ] {
         let (found, message) = fails(&engine, "llava", ask(more)).await;
         assert!(found == code && message.contains(part), "{found} {message}");
+    }
+}
+
+/// Texts of the events of a streamed description, after a check that usage and the end follow.
+async fn streamed(engine: &Engine, model: &str, mut inputs: Value) -> (Vec<String>, Value) {
+    inputs["stream"] = true.into();
+    let output = engine.run(support::request(model, inputs)).await.unwrap().output;
+    let host_inference::RunOutput::Stream { content_type, body } = output else { panic!("no stream") };
+    assert_eq!(content_type, "text/event-stream");
+    let bytes: Vec<_> = body.map(Result::unwrap).collect().await;
+    let text = String::from_utf8(bytes.concat()).unwrap();
+    let text = text.strip_suffix("data: [DONE]\n\n").unwrap();
+    let read = |event: &str| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+    let mut events: Vec<Value> = text.split_terminator("\n\n").map(read).collect();
+    let usage = events.pop().unwrap()["usage"].take();
+    (events.iter().map(|event| event["response"].as_str().unwrap().to_owned()).collect(), usage)
+}
+
+#[tokio::test]
+async fn descriptions_are_streamed_as_they_are_written() {
+    for (name, key, most) in [("blip", "captions", 12), ("llava", "questions", 16)] {
+        let engine = with(name);
+        let mut several = false;
+        for case in golden(key).as_array().unwrap() {
+            let picture = file(&format!("{}.png", case["picture"].as_str().unwrap()));
+            let inputs = json!({ "image": picture, "prompt": case["prompt"], "max_tokens": most });
+            let (pieces, usage) = streamed(&engine, name, inputs).await;
+            several |= pieces.len() > 1;
+            assert_eq!(json!(pieces.concat()), case["text"], "{name} {pieces:?}");
+            let [prompt, completion, total] =
+                ["prompt_tokens", "completion_tokens", "total_tokens"].map(|key| usage[key].as_u64().unwrap());
+            assert!(prompt > 0 && (1..=most).contains(&completion) && total == prompt + completion, "{usage}");
+        }
+        assert!(several, "{name} came in one piece");
+        // What is wrong before the first word is an error of the call.
+        let broken = json!({ "image": [1, 2, 3], "stream": true });
+        assert_eq!(fails(&engine, name, broken).await.0, 5006);
+    }
+}
+
+#[tokio::test]
+async fn what_picks_words_is_heard_by_both_families() {
+    for name in ["blip", "llava"] {
+        let engine = with(name);
+        let ask = |more: Value| {
+            let mut inputs = json!({ "image": file("cat.png"), "prompt": "a", "max_tokens": 12 });
+            inputs.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            run(&engine, name, inputs)
+        };
+        let greedy = ask(json!({})).await;
+        // Without a temperature the likeliest words, whatever else is asked for.
+        assert_eq!(greedy, ask(json!({ "temperature": 0, "seed": 3, "top_p": 0.5, "top_k": 9 })).await, "{name}");
+        assert_eq!(greedy, ask(json!({ "temperature": 5, "top_k": 1 })).await, "{name}");
+        assert_eq!(greedy, ask(json!({ "temperature": 5, "top_p": 0.001 })).await, "{name}");
+        let mut drawn = Vec::new();
+        for seed in 1..9 {
+            let one = ask(json!({ "temperature": 5, "seed": seed })).await;
+            assert_eq!(one, ask(json!({ "temperature": 5, "seed": seed })).await, "{name}");
+            drawn.push(one.to_string());
+        }
+        drawn.sort();
+        drawn.dedup();
+        assert!(drawn.len() > 4, "{name}: {drawn:?}");
+        assert_ne!(greedy, ask(json!({ "repetition_penalty": 0.01 })).await, "{name}");
+        let picture = file("cat.png");
+        for (property, value) in [
+            ("top_p", json!(0)),
+            ("top_k", json!(51)),
+            ("seed", json!(0)),
+            ("repetition_penalty", json!(3)),
+            ("stream", json!("yes")),
+            ("messages", json!([{ "role": "user", "content": "a" }])),
+            ("ignore_eos", json!(true)),
+        ] {
+            let (code, message) = fails(&engine, name, json!({ "image": picture, property: value })).await;
+            assert!(code == 5006 && message.contains(&format!("/{property}'")), "{message}");
+        }
     }
 }
 
