@@ -5,15 +5,7 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn engine(folder: &std::path::Path) -> Engine {
-    let model = |name: &str, script: Value| LocalModel {
-        name: name.to_owned(),
-        task: None,
-        source: LocalSource::Mock(script),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    };
+    let model = |name: &str, script: Value| LocalModel::new(name, LocalSource::Mock(script));
     let models =
         vec![model("parrot", json!({})), model("slow", json!({ "tokens": 1_000_000, "reply": "word", "delay_ms": 5 }))];
     Engine::new(EngineConfig { models, ..EngineConfig::new(folder.join("models")) }).unwrap()

@@ -159,6 +159,27 @@ pub struct GenerateRequest {
     pub deadline: Option<Instant>,
 }
 
+impl GenerateRequest {
+    /// A request that asks for nothing else: the answer is read whole and is whatever the model says, at the temperature that
+    /// `sampling` has by default.
+    pub fn new(tenant: Tenant, prompt: Prompt, sampling: Sampling, max_tokens: usize) -> GenerateRequest {
+        GenerateRequest {
+            tenant,
+            prompt,
+            lora: None,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            streamed: false,
+            temperature_is_chosen: false,
+            sampling,
+            format: None,
+            stop: Vec::new(),
+            max_tokens,
+            deadline: None,
+        }
+    }
+}
+
 /// What an answer must look like, whatever the model would rather say. An answer that ends by itself follows it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnswerFormat {

@@ -102,6 +102,21 @@ pub struct LocalModel {
     pub speculate: bool,
 }
 
+impl LocalModel {
+    /// A model with everything else as its files have it.
+    pub fn new(name: impl Into<String>, source: LocalSource) -> LocalModel {
+        LocalModel {
+            name: name.into(),
+            task: None,
+            source,
+            context: None,
+            pooling: None,
+            precision: None,
+            speculate: false,
+        }
+    }
+}
+
 /// A LoRA adapter of the user's own.
 #[derive(Debug, Clone)]
 pub struct LocalAdapter {

@@ -13,7 +13,7 @@ use super::load::LoadOptions;
 use super::model::TextModel;
 use super::template::ChatTemplate;
 use super::tokenizer::Vocabulary;
-use crate::backend::{GenerateRequest, Prompt, Sampling, ToolChoice};
+use crate::backend::{GenerateRequest, Prompt, Sampling};
 
 /// Writes a GGUF file of version 3 piece by piece.
 #[derive(Default, Clone)]
@@ -279,18 +279,5 @@ pub(crate) fn greedy() -> Sampling {
 }
 
 pub(crate) fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
-    GenerateRequest {
-        tenant: "t".into(),
-        prompt: Prompt::Raw(prompt.into()),
-        sampling: greedy(),
-        lora: None,
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        streamed: false,
-        temperature_is_chosen: false,
-        format: None,
-        stop: Vec::new(),
-        max_tokens,
-        deadline: None,
-    }
+    GenerateRequest::new("t".into(), Prompt::Raw(prompt.into()), greedy(), max_tokens)
 }

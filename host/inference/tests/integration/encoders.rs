@@ -221,18 +221,8 @@ fn engine(models: Vec<(&str, LocalSource, Option<Task>)>) -> (tempfile::TempDir,
     let folder = tempfile::tempdir().unwrap();
     let mut config = EngineConfig::new(folder.path().join("models"));
     config.threads = NonZeroUsize::new(1);
-    config.models = models
-        .into_iter()
-        .map(|(name, source, task)| LocalModel {
-            name: name.into(),
-            task,
-            source,
-            context: None,
-            pooling: None,
-            precision: None,
-            speculate: false,
-        })
-        .collect();
+    config.models =
+        models.into_iter().map(|(name, source, task)| LocalModel { task, ..LocalModel::new(name, source) }).collect();
     (folder, Engine::new(config).unwrap())
 }
 

@@ -12,15 +12,7 @@ use host_inference::{Engine, EngineConfig, EngineError, LocalModel, LocalSource,
 use serde_json::{Value, json};
 
 fn local(name: &str, path: &Path) -> LocalModel {
-    LocalModel {
-        name: name.into(),
-        task: None,
-        source: LocalSource::Path(path.into()),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    }
+    LocalModel::new(name, LocalSource::Path(path.into()))
 }
 
 /// An engine with tiny encoders of these names, all in one temporary folder.

@@ -45,25 +45,9 @@ fn config(folder: &Path, adapters: Vec<LocalAdapter>) -> EngineConfig {
     let path = folder.join("encoder");
     tiny_encoder(&path, 1);
     let encoder = |path| LocalSource::Path(path);
-    config.models.push(LocalModel {
-        name: "encoder".into(),
-        task: None,
-        source: encoder(path),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    });
+    config.models.push(LocalModel::new("encoder", encoder(path)));
     let mock = LocalSource::Mock(json!({ "reply": "x" }));
-    config.models.push(LocalModel {
-        name: "mock".into(),
-        task: None,
-        source: mock,
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    });
+    config.models.push(LocalModel::new("mock", mock));
     config
 }
 

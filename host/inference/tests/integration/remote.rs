@@ -32,15 +32,7 @@ fn remote(urls: &[String], attempts: u32) -> RemoteModel {
 
 fn engine(task: Task, remote: RemoteModel) -> Engine {
     let folder = tempfile::tempdir().unwrap();
-    let model = LocalModel {
-        name: "@cf/remote/model".to_owned(),
-        task: Some(task),
-        source: LocalSource::Remote(remote),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    };
+    let model = LocalModel { task: Some(task), ..LocalModel::new("@cf/remote/model", LocalSource::Remote(remote)) };
     // A budget of one byte: what is elsewhere takes none of it.
     let config = EngineConfig { models: vec![model], memory_bytes: Some(1), ..EngineConfig::new(folder.path()) };
     Engine::new(config).unwrap()

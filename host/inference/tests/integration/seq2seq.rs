@@ -108,7 +108,7 @@ fn engine(architecture: &str, task: Option<Task>, change: impl FnOnce(&mut Engin
 }
 
 fn local(name: &str, task: Option<Task>, source: LocalSource) -> LocalModel {
-    LocalModel { name: name.into(), task, source, context: None, pooling: None, precision: None, speculate: false }
+    LocalModel { task, ..LocalModel::new(name, source) }
 }
 
 async fn answer(engine: &Engine, inputs: Value) -> Value {

@@ -12,8 +12,7 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use futures::stream::StreamExt;
 use host_inference::backend::{
-    AnswerFormat, FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, ToolChoice,
-    Usage,
+    AnswerFormat, FinishReason, GenerateEvent, GenerateRequest, Message, Prompt, Sampling, TextGeneration, Usage,
 };
 use host_inference::tasks::text_generation;
 use host_inference::text::decoder::{self, Decoder, Source};
@@ -61,18 +60,8 @@ fn greedy() -> Sampling {
 
 fn raw(prompt: &str, max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
-        tenant: "t".into(),
-        prompt: Prompt::Raw(prompt.into()),
-        sampling: greedy(),
-        lora: None,
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        format: None,
-        streamed: false,
         temperature_is_chosen: true,
-        stop: Vec::new(),
-        max_tokens,
-        deadline: None,
+        ..GenerateRequest::new("t".into(), Prompt::Raw(prompt.into()), greedy(), max_tokens)
     }
 }
 

@@ -31,15 +31,7 @@ fn engine(models: Vec<(&str, Option<Task>, LocalSource)>) -> (tempfile::TempDir,
     let mut config = EngineConfig::new(folder.path().join("models"));
     config.threads = NonZeroUsize::new(2);
     for (name, task, source) in models {
-        let model = LocalModel {
-            name: name.into(),
-            task,
-            source,
-            context: None,
-            pooling: None,
-            precision: None,
-            speculate: false,
-        };
+        let model = LocalModel { task, ..LocalModel::new(name, source) };
         config.models.push(model);
     }
     (folder, Engine::new(config).unwrap())
@@ -254,15 +246,7 @@ async fn eight_bit_products_hear_the_same_words_and_are_for_speech_alone() {
         let mut config = EngineConfig::new(folder.path().join("models"));
         let source = LocalSource::Path(path);
         let precision = Some(host_inference::speech::Precision::Int8);
-        config.models = vec![LocalModel {
-            name: name.into(),
-            task: None,
-            source,
-            context: None,
-            pooling: None,
-            precision,
-            speculate: false,
-        }];
+        config.models = vec![LocalModel { precision, ..LocalModel::new(name, source) }];
         Engine::new(config)
     };
     let engine = with("ears", real("whisper-tiny.en")).unwrap();

@@ -16,13 +16,8 @@ use crate::support::{json_of, request};
 
 fn engine(models: &[(&str, LocalSource, Option<Task>)], aliases: &[(&str, &str)], store: &Path) -> Engine {
     let local = |(name, source, task): &(&str, LocalSource, Option<Task>)| LocalModel {
-        name: (*name).to_owned(),
         task: *task,
-        source: source.clone(),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
+        ..LocalModel::new(*name, source.clone())
     };
     let aliases: BTreeMap<_, _> = aliases.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     let models = models.iter().map(local).collect();

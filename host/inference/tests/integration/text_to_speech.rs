@@ -20,15 +20,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn engine(store: &Path) -> Engine {
-    let local = |name: &str, source: LocalSource, task: Option<Task>| LocalModel {
-        name: name.to_owned(),
-        task,
-        source,
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    };
+    let local =
+        |name: &str, source: LocalSource, task: Option<Task>| LocalModel { task, ..LocalModel::new(name, source) };
     let models = vec![
         local("voice", LocalSource::Path(folder("letters")), None),
         local("voices", LocalSource::Path(folder("phonemes")), None),

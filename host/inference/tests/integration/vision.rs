@@ -32,7 +32,7 @@ fn settings() -> vision::Settings {
 }
 
 fn local(name: &str, source: LocalSource, task: Option<Task>) -> LocalModel {
-    LocalModel { name: name.into(), task, source, context: None, pooling: None, precision: None, speculate: false }
+    LocalModel { task, ..LocalModel::new(name, source) }
 }
 
 fn engine(models: Vec<LocalModel>) -> Engine {

@@ -43,15 +43,7 @@ fn engine(arguments: &Arguments) -> Result<Engine> {
         schemas: Schemas::JsonSchema,
         health: "/models".to_owned(),
     };
-    let model = LocalModel {
-        name: NAME.to_owned(),
-        task: None,
-        source: LocalSource::Remote(remote),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    };
+    let model = LocalModel::new(NAME, LocalSource::Remote(remote));
     Ok(Engine::new(EngineConfig { models: vec![model], ..EngineConfig::default() })?)
 }
 

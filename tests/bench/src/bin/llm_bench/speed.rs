@@ -57,13 +57,8 @@ struct What {
 
 pub(crate) async fn engine(options: &EngineOptions) -> Result<Value> {
     let model = LocalModel {
-        name: NAME.to_owned(),
-        task: None,
-        source: LocalSource::Path(options.model.clone()),
         context: Some(options.context),
-        pooling: None,
-        precision: None,
-        speculate: false,
+        ..LocalModel::new(NAME, LocalSource::Path(options.model.clone()))
     };
     let engine = Engine::new(EngineConfig {
         device: DeviceChoice::Cpu,
