@@ -15,6 +15,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use crate::room::{Reservation, Room};
 use crate::{AiError, Tenant};
 
 /// When to ask again after a full line.
@@ -46,6 +47,14 @@ impl Ticket {
             Some(deadline) if deadline <= Instant::now() => Err(AiError::timeout()),
             _ => Ok(()),
         }
+    }
+
+    /// Waits for `bytes` of memory for `what`.
+    ///
+    /// # Errors
+    /// As [`Room::reserve`], and as [`Self::check`].
+    pub(crate) fn reserve(&self, room: &Room, bytes: u64, what: &str) -> Result<Reservation, AiError> {
+        room.reserve(bytes, what, &|| self.check())
     }
 }
 

@@ -35,13 +35,14 @@ use serde_json::Value;
 
 use crate::backend::Pooling;
 use crate::catalogue::Task;
+use crate::room::{Room, floats};
 use crate::store::read_config;
 use crate::tensors::Tensors;
 use crate::{AiError, Tenant};
 use head::{Head, Scored};
 use labels::Labels;
 use network::{Network, Scratch};
-use queue::{Input, Output, Outputs, Piece, Queue, Wanted};
+use queue::{Input, Output, Outputs, Piece, Queue, Turn, Wanted};
 use tokens::{Place, Texts, Tokens};
 
 pub(crate) use families::{MODEL_TYPES, task};
@@ -93,14 +94,15 @@ struct Model {
 
 impl Pool {
     /// Reads `config.json`, `tokenizer.json` and `model.safetensors` of `folder` and starts the threads. Blocks.
-    fn load(folder: &Path, settings: &Settings, scored: Option<Scored>) -> Result<Pool, String> {
+    fn load(folder: &Path, settings: &Settings, scored: Option<Scored>, room: Room) -> Result<Pool, String> {
         let model = Arc::new(Model::load(folder, settings, scored)?);
-        let pool = Pool { queue: Arc::new(Queue::new(settings.queue, settings.threads)), model };
+        let turn = Turn::within(model.network.fitting(room.most()));
+        let pool = Pool { queue: Arc::new(Queue::new(settings.queue, settings.threads, turn)), model };
         for index in 0..settings.threads.get() {
-            let (queue, model) = (Arc::clone(&pool.queue), Arc::clone(&pool.model));
+            let (queue, model, room) = (Arc::clone(&pool.queue), Arc::clone(&pool.model), room.clone());
             std::thread::Builder::new()
                 .name(format!("encoder-{index}"))
-                .spawn(move || work(&queue, &model))
+                .spawn(move || work(&queue, &model, &room))
                 .map_err(|error| format!("no thread for the encoder: {error}"))?;
         }
         Ok(pool)
@@ -174,10 +176,10 @@ impl Model {
 }
 
 /// The life of one thread.
-fn work(queue: &Queue, model: &Model) {
+fn work(queue: &Queue, model: &Model, room: &Room) {
     let mut scratch = Scratch::default();
     while let Some(pieces) = queue.take() {
-        let computed = catch_unwind(AssertUnwindSafe(|| compute(model, &pieces, &mut scratch)));
+        let computed = catch_unwind(AssertUnwindSafe(|| compute(model, room, &pieces, &mut scratch)));
         match computed {
             Ok(results) => pieces.into_iter().zip(results).for_each(|(piece, result)| piece.finish(result)),
             Err(_) => {
@@ -194,12 +196,20 @@ fn work(queue: &Queue, model: &Model) {
 type Encoded = Vec<(Tokens, Vec<Option<Place>>)>;
 
 /// One turn: the outputs and token count of each piece.
-fn compute(model: &Model, pieces: &[Piece], scratch: &mut Scratch) -> Vec<Result<Outputs, AiError>> {
+fn compute(model: &Model, room: &Room, pieces: &[Piece], scratch: &mut Scratch) -> Vec<Result<Outputs, AiError>> {
     let encode = |piece: &Piece| -> Result<Encoded, AiError> {
         piece.inputs().iter().map(|input| model.tokens(input, piece.wanted())).collect()
     };
     let encoded: Vec<Result<Encoded, AiError>> = pieces.iter().map(encode).collect();
     let batch: Vec<&Tokens> = encoded.iter().flatten().flatten().map(|(tokens, _)| tokens).collect();
+    let bytes = floats(model.network.peak(&batch));
+    let what =
+        format!("{} texts of up to {} tokens", batch.len(), batch.iter().map(|text| text.ids.len()).max().unwrap_or(0));
+    let wanted = || if pieces.iter().all(Piece::given_up) { Err(AiError::aborted()) } else { Ok(()) };
+    let _reserved = match room.reserve(bytes, &what, &wanted) {
+        Ok(reserved) => reserved,
+        Err(error) => return pieces.iter().map(|_| Err(error.clone())).collect(),
+    };
     let mut spans = model.network.forward(&batch, scratch).into_iter();
     let hidden = model.network.description.hidden;
     let mut outputs = |piece: &Piece, encoded: Encoded| -> Result<Outputs, AiError> {
@@ -212,5 +222,9 @@ fn compute(model: &Model, pieces: &[Piece], scratch: &mut Scratch) -> Vec<Result
         let outputs: Result<_, _> = encoded.into_iter().zip(spans).map(output).collect();
         Ok(Outputs { outputs: outputs?, tokens })
     };
-    pieces.iter().zip(encoded).map(|(piece, encoded)| outputs(piece, encoded?)).collect()
+    let outputs = pieces.iter().zip(encoded).map(|(piece, encoded)| outputs(piece, encoded?)).collect();
+    if room.bounded() {
+        *scratch = Scratch::default();
+    }
+    outputs
 }

@@ -52,7 +52,8 @@ pub struct EngineConfig {
     pub device: DeviceChoice,
     /// Threads one model computes on; the machine's cores when absent.
     pub threads: Option<NonZeroUsize>,
-    /// How many bytes of weights may be in memory at once; no bound when absent.
+    /// How many bytes all models may have at once, with their caches and what is computed for requests; no bound when
+    /// absent.
     pub memory_bytes: Option<u64>,
     /// How many requests of one tenant may wait for one model; [`EngineConfig::QUEUE`] when absent.
     pub queue: Option<NonZeroUsize>,
@@ -407,7 +408,8 @@ impl Engine {
         };
         let settings = self.0.settings.clone();
         let bytes = plan.bytes(&settings);
-        self.0.residency.acquire(&known.name, bytes, move || load::load(plan, &settings)).await
+        let room = self.0.residency.room(&known.name, bytes);
+        self.0.residency.acquire(&known.name, bytes, move || load::load(plan, &settings, room)).await
     }
 }
 

@@ -23,6 +23,7 @@ mod noise;
 mod pictures;
 pub mod remote;
 mod request;
+mod room;
 pub mod seq2seq;
 mod sound;
 pub mod speech;

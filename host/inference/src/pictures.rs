@@ -8,7 +8,7 @@ use std::io::Cursor;
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder, ImageReader, Limits, RgbImage};
+use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader, Limits, RgbImage};
 
 use crate::AiError;
 
@@ -25,7 +25,38 @@ const MAX_PIXELS: u64 = 40_000_000;
 /// # Errors
 /// 5006 that names `property` when they encode none, or one that is too large.
 pub(crate) fn decode(bytes: &Bytes, property: &str) -> Result<RgbImage, AiError> {
-    let refuse = |why: String| AiError::bad_input(format_args!("'/{property}' is no picture that can be read: {why}"));
+    let refuse = |why: String| refused(property, why);
+    let mut decoder = open(bytes, property)?;
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut picture = image::DynamicImage::from_decoder(decoder).map_err(|error| refuse(error.to_string()))?;
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgb8())
+}
+
+/// What is known of a picture before it is decoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Header {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    /// Bytes that [`decode`] holds at most: the picture as it is encoded, and in RGB. What a decoder keeps beside its
+    /// result is not known.
+    pub(crate) peak: u64,
+}
+
+/// What the picture in `bytes` is, as it lies there.
+///
+/// # Errors
+/// As [`decode`], which may find more.
+pub(crate) fn header(bytes: &Bytes, property: &str) -> Result<Header, AiError> {
+    let decoder = open(bytes, property)?;
+    let (width, height) = decoder.dimensions();
+    let rgb = 3 * u64::from(width) * u64::from(height);
+    Ok(Header { height: height as usize, width: width as usize, peak: decoder.total_bytes().saturating_add(rgb) })
+}
+
+/// A decoder of a picture whose size is not too large.
+fn open<'a>(bytes: &'a Bytes, property: &str) -> Result<impl ImageDecoder + 'a, AiError> {
+    let refuse = |why: String| refused(property, why);
     let reader = || ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| refuse(e.to_string()));
     if reader()?.format().is_none() {
         return Err(refuse("it is neither PNG, JPEG, WebP, GIF nor BMP".into()));
@@ -40,12 +71,11 @@ pub(crate) fn decode(bytes: &Bytes, property: &str) -> Result<RgbImage, AiError>
     limits.max_alloc = Some(MAX_DECODING);
     let mut reader = reader()?;
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| refuse(error.to_string()))?;
-    let orientation =
-        image::ImageDecoder::orientation(&mut decoder).unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut picture = image::DynamicImage::from_decoder(decoder).map_err(|error| refuse(error.to_string()))?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    reader.into_decoder().map_err(|error| refuse(error.to_string()))
+}
+
+fn refused(property: &str, why: String) -> AiError {
+    AiError::bad_input(format_args!("'/{property}' is no picture that can be read: {why}"))
 }
 
 /// `picture` as PNG.

@@ -130,6 +130,13 @@ impl Clip {
         self.projection.as_ref().map_or(self.shape.hidden, Linear::outputs)
     }
 
+    /// Values that [`Self::encode`] holds at most: rows before and after the last layer, normalized, as queries, keys and
+    /// values, and what they saw; or wide.
+    pub(super) fn peak(&self) -> usize {
+        let wide = self.layers.first().map_or(0, |layer| layer.wide.outputs());
+        self.shape.positions * (7 * self.shape.hidden + wide)
+    }
+
     /// Encodes as many tokens as there are positions, each below the size of the vocabulary.
     pub(super) fn encode(&self, compute: &Compute, ids: &[u32]) -> Encoded {
         let width = self.shape.hidden;

@@ -92,6 +92,16 @@ impl Flux {
         (NATIVE * self.vae.factor(), NATIVE * self.vae.factor())
     }
 
+    /// Values that [`Flux::draw`] holds at most for a picture of that size.
+    pub(super) fn peak(&self, size: (usize, usize)) -> usize {
+        let latent = (size.0 / self.vae.factor(), size.1 / self.vae.factor());
+        let pixels = latent.0 * latent.1;
+        let length = if self.transformer.knows_guidance() { MANY } else { FEW };
+        let network = self.transformer.peak(pixels / 4, length);
+        let texts = self.t5.peak(length).max(self.clip.peak());
+        4 * pixels * self.vae.latent() + texts.max(network).max(self.vae.decode_peak(latent))
+    }
+
     /// What `text` says: a row for each token, and one for the whole.
     ///
     /// # Errors

@@ -264,9 +264,7 @@ impl Conv {
 
     /// Halves the size, with `padding` zeros above and to the left and at least one below and to the right.
     pub(super) fn halving(&self, compute: &Compute, x: &Plane, padding: usize) -> Plane {
-        // With one zero before, the last window ends at or one beyond the last pixel.
-        let half = |size: usize| if padding == 1 { size.div_ceil(2) } else { size / 2 };
-        let output = (half(x.height).max(1), half(x.width).max(1));
+        let output = halved((x.height, x.width), padding);
         let rows = 0..output.0;
         self.whole(compute, x, &Geometry { kernel: self.kernel, stride: 2, padding, resized: None, output, rows })
     }
@@ -285,11 +283,28 @@ impl Conv {
     }
 }
 
+/// The size of a map that [`Conv::halving`] gives.
+pub(super) fn halved((height, width): (usize, usize), padding: usize) -> (usize, usize) {
+    // With one zero before, the last window ends at or one beyond the last pixel.
+    let half = |size: usize| if padding == 1 { size.div_ceil(2) } else { size / 2 };
+    (half(height).max(1), half(width).max(1))
+}
+
 /// A map's rows of pixels, of `row` values each, in bands of about [`BAND_BYTES`].
 pub(super) fn bands(height: usize, row: usize) -> impl Iterator<Item = Range<usize>> {
-    // An even number: tiles of two rows then lie as in the whole map.
-    let each = (BAND_BYTES / (row * size_of::<f32>()) / 2 * 2).max(FEWEST_ROWS);
+    let each = band(row);
     (0..height).step_by(each).map(move |first| first..height.min(first + each))
+}
+
+/// Rows of a band. An even number: tiles of two rows then lie as in the whole map.
+fn band(row: usize) -> usize {
+    (BAND_BYTES / (row * size_of::<f32>()) / 2 * 2).max(FEWEST_ROWS)
+}
+
+/// Values of a band with the rows that it sees, of a map of that size.
+pub(super) fn band_values((height, width): (usize, usize), channels: usize) -> usize {
+    let row = width * channels;
+    (band(row) + 2).min(height) * row
 }
 
 /// Channels that are moved together: with the pixels of a usual window they and their places stay in the first cache.

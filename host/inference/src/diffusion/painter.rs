@@ -13,6 +13,7 @@ use super::flux::Flux;
 use super::pipeline::{Drawing, Pipeline};
 use crate::backend::{Canvas, DrawRequest, PictureAnswer, PictureFormat, SentPicture, TextToImage};
 use crate::desk::Desk;
+use crate::room::{Room, floats};
 use crate::{AiError, pictures};
 
 /// How a model runs.
@@ -27,6 +28,7 @@ pub struct Settings {
 /// A text-to-image model with its thread.
 pub struct Painter {
     desk: Desk<Artist>,
+    room: Room,
     canvas: Canvas,
     answer: PictureAnswer,
 }
@@ -56,6 +58,16 @@ impl Artist {
         Canvas { height, width, unit }
     }
 
+    /// Bytes that a drawing holds at most, before what it begins with.
+    fn peak(&self, size: (usize, usize), from_picture: bool) -> u64 {
+        let values = match self {
+            Artist::StableDiffusion(pipeline) => pipeline.peak(size, from_picture),
+            Artist::Flux(flux) => flux.peak(size),
+        };
+        // The picture in bytes too, and encoded.
+        floats(values).saturating_add(2 * 3 * (size.0 * size.1) as u64)
+    }
+
     fn default_guidance(&self) -> f64 {
         match self {
             Artist::StableDiffusion(pipeline) => pipeline.default_guidance(),
@@ -70,6 +82,11 @@ impl Painter {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<Painter, String> {
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each drawing.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<Painter, String> {
         let artist = Artist::load(folder, settings.threads)?;
         let canvas = artist.canvas();
         let answer = match artist {
@@ -78,16 +95,20 @@ impl Painter {
         };
         let desk = Desk::open("diffusion", settings.queue, artist)
             .map_err(|error| format!("no thread for the model: {error}"))?;
-        Ok(Painter { desk, canvas, answer })
+        Ok(Painter { desk, room, canvas, answer })
     }
 }
 
 impl TextToImage for Painter {
     fn draw(&self, request: DrawRequest) -> BoxFuture<'_, Result<Bytes, AiError>> {
-        let canvas = self.canvas;
+        let (canvas, room) = (self.canvas, self.room.clone());
         let (tenant, deadline) = (request.tenant.clone(), request.deadline);
         self.desk
             .run(tenant, deadline, move |artist, ticket| {
+                let (size, given) = sizes(canvas, &request)?;
+                let peak = artist.peak(size, request.image.is_some()).saturating_add(given);
+                let what = format!("a picture of {} by {} pixels ('/height' and '/width')", size.0, size.1);
+                let _reserved = ticket.reserve(&room, peak, &what)?;
                 let drawing = drawing(artist, canvas, &request)?;
                 let picture = match artist {
                     Artist::StableDiffusion(pipeline) => pipeline.draw(&drawing, &|| ticket.check()),
@@ -115,11 +136,24 @@ pub(crate) fn encode(picture: &RgbImage, format: PictureFormat) -> Result<Bytes,
     }
 }
 
+/// Height and width of what is to be drawn, and the bytes of the pictures that it begins with.
+fn sizes(canvas: Canvas, request: &DrawRequest) -> Result<((usize, usize), u64), AiError> {
+    let header = |sent: &SentPicture| pictures::header(&sent.data, sent.property);
+    let image = request.image.as_ref().map(header).transpose()?;
+    let mask = request.mask.as_ref().map(header).transpose()?;
+    let fitted = |image: &pictures::Header| fitting((image.height, image.width), canvas);
+    let (height, width) = image.as_ref().map_or((canvas.height, canvas.width), fitted);
+    let given = [image, mask].into_iter().flatten().map(|header| header.peak).fold(0, u64::saturating_add);
+    Ok(((request.height.unwrap_or(height), request.width.unwrap_or(width)), given))
+}
+
 /// The request with the model's own choices for what it leaves open.
 fn drawing(artist: &Artist, canvas: Canvas, request: &DrawRequest) -> Result<Drawing, AiError> {
     let decode = |sent: &SentPicture| pictures::decode(&sent.data, sent.property);
     let image = request.image.as_ref().map(decode).transpose()?;
-    let (height, width) = image.as_ref().map_or((canvas.height, canvas.width), |image| fitting(image, canvas));
+    let (height, width) = image.as_ref().map_or((canvas.height, canvas.width), |image| {
+        fitting((image.height() as usize, image.width() as usize), canvas)
+    });
     Ok(Drawing {
         prompt: request.prompt.clone(),
         negative: request.negative_prompt.clone(),
@@ -134,9 +168,9 @@ fn drawing(artist: &Artist, canvas: Canvas, request: &DrawRequest) -> Result<Dra
     })
 }
 
-/// The proportions of `image` on the area that the model was trained on.
-fn fitting(image: &RgbImage, canvas: Canvas) -> (usize, usize) {
-    let (height, width) = (f64::from(image.height().max(1)), f64::from(image.width().max(1)));
+/// The proportions of a picture of that height and width on the area that the model was trained on.
+fn fitting((height, width): (usize, usize), canvas: Canvas) -> (usize, usize) {
+    let (height, width) = (height.max(1) as f64, width.max(1) as f64);
     let scale = ((canvas.height * canvas.width) as f64 / (height * width)).sqrt();
     // Four times as long as the canvas is as far as proportions are kept: no side becomes nothing.
     let most = 4 * canvas.height.max(canvas.width) / canvas.unit;
@@ -151,7 +185,7 @@ mod tests {
     #[test]
     fn pictures_keep_their_proportions() {
         let canvas = Canvas { height: 512, width: 512, unit: 8 };
-        let fit = |height, width| fitting(&RgbImage::new(width, height), canvas);
+        let fit = |height, width| fitting((height, width), canvas);
         assert_eq!(fit(512, 512), (512, 512));
         assert_eq!(fit(3000, 4000), (440, 592));
         assert_eq!(fit(1, 8000), (8, 2048));

@@ -165,6 +165,24 @@ impl Pipeline {
         &self.schedule
     }
 
+    /// Values that [`Pipeline::draw`] holds at most for a picture of that size, which may begin with one.
+    pub(super) fn peak(&self, size: (usize, usize), from_picture: bool) -> usize {
+        let latent = (size.0 / self.factor(), size.1 / self.factor());
+        let texts: usize = self.readers.iter().map(|reader| reader.clip.peak()).sum();
+        let tokens = self.readers.first().map_or(0, |reader| reader.clip.positions());
+        // What the sampler keeps of earlier steps, what goes into the network and what it said, twice where guided.
+        let own = latent.0 * latent.1 * (8 * self.vae.latent() + 2 * self.unet.inputs());
+        let (kept, encode) = if from_picture {
+            let picture = 3 * size.0 * size.1;
+            // With a mask the picture is encoded twice, the second time without what it covers.
+            (2 * latent.0 * latent.1 * self.vae.latent() + latent.0 * latent.1, picture + self.vae.encode_peak(size))
+        } else {
+            (0, 0)
+        };
+        let network = self.unet.peak(latent, tokens);
+        own + kept + texts.max(encode).max(network).max(self.vae.decode_peak(latent))
+    }
+
     /// The ids of `text`'s tokens for each text encoder.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use host_kernels::maps::{self, Map, Mode, Moments, Pointwise};
 
-use super::layers::{Compute, Conv, GroupNorm, Linear, Plane, bands};
+use super::layers::{Compute, Conv, GroupNorm, Linear, Plane, band_values, bands};
 use crate::tensors::Tensors;
 
 /// Two convolutions, and the time between them where the block knows of time.
@@ -64,6 +64,24 @@ impl Resnet {
 }
 
 impl Resnet {
+    /// Channels of what it gives.
+    pub(super) fn outputs(&self) -> usize {
+        self.second.1.outputs()
+    }
+
+    /// Values that [`Self::forward`] holds at most, for a map of that size and so many channels, which is one of them.
+    pub(super) fn peak(&self, size: (usize, usize), inputs: usize) -> usize {
+        let maps = if self.shortcut.is_some() { 2 } else { 1 } * self.outputs() + inputs;
+        size.0 * size.1 * maps + band_values(size, inputs.max(self.outputs()))
+    }
+
+    /// As [`Self::peak`] of [`Self::forward_enlarged`] for a map of `small` values that becomes one of that size and so
+    /// many channels.
+    pub(super) fn peak_enlarged(&self, small: usize, size: (usize, usize), channels: usize) -> usize {
+        let bands = 2 * band_values(size, channels) + band_values(size, self.outputs());
+        small + 2 * size.0 * size.1 * self.outputs() + bands
+    }
+
     /// What [`Self::forward`] makes of `x` brought to the size `to` by `resize`, for blocks that know no time. The enlarged
     /// map never exists: its rows are computed when the norm looks at them and again when the convolution does.
     pub(super) fn forward_enlarged(&self, compute: &Compute, x: Plane, resize: &Conv, to: (usize, usize)) -> Plane {

@@ -65,6 +65,13 @@ impl Transformer {
         })
     }
 
+    /// Values that [`Self::forward`] holds at most, for a map of so many pixels: the map and its rows, normalized, as
+    /// queries, keys and values, and what they saw; then a part of them four times as wide, gated.
+    pub(super) fn peak(&self, pixels: usize) -> usize {
+        let channels = self.after.outputs();
+        (7 * pixels + 14 * ROWS.min(pixels)) * channels
+    }
+
     /// `text` has a row for each token.
     pub(super) fn forward(&self, compute: &Compute, mut x: Plane, text: &[f32]) -> Plane {
         let mut rows = self.before.forward(compute, &self.norm.forward(compute, &x).data);

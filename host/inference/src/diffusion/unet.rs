@@ -8,7 +8,7 @@ mod shape;
 use host_kernels::maps::{self, Pointwise};
 
 use super::config::Config;
-use super::layers::{Check, Compute, Conv, GroupNorm, Plane};
+use super::layers::{Check, Compute, Conv, GroupNorm, Plane, band_values, halved};
 use super::resnet::{Residual, Resnet, TwoLayers};
 use super::time;
 use super::transformer::{Sizes, Transformer};
@@ -193,6 +193,51 @@ impl Unet {
         Ok(self.last.1.forward_after(compute, &self.last.0, &map, &[]))
     }
 
+    /// Values that [`Self::forward`] holds at most, for a map of that size and a text of `tokens`.
+    pub(super) fn peak(&self, mut size: (usize, usize), tokens: usize) -> usize {
+        let mut channels = self.first.outputs();
+        let text = 2 * tokens * self.shape.text.max(self.shape.channels.iter().copied().max().unwrap_or(0));
+        let pixels = |size: (usize, usize)| size.0 * size.1;
+        let mut seen = vec![(size, channels)];
+        let mut kept = pixels(size) * channels;
+        let mut peak = 2 * kept;
+        for block in &self.down {
+            for (at, resnet) in block.resnets.iter().enumerate() {
+                peak = peak.max(kept + block.peak(at, size, channels));
+                channels = resnet.outputs();
+                seen.push((size, channels));
+                kept += pixels(size) * channels;
+            }
+            if let Some(resize) = &block.resize {
+                let half = halved(size, self.shape.padding);
+                peak = peak.max(kept + pixels(size) * channels + pixels(half) * resize.outputs());
+                (size, channels) = (half, resize.outputs());
+                seen.push((size, channels));
+                kept += pixels(size) * channels;
+            }
+        }
+        if let Some(block) = &self.middle {
+            for at in 0..block.resnets.len() {
+                peak = peak.max(kept + block.peak(at, size, channels));
+            }
+        }
+        for block in &self.up {
+            for (at, resnet) in block.resnets.iter().enumerate() {
+                let skipped = seen.pop().map_or(0, |(_, channels)| channels);
+                // The map, and both beside each other.
+                peak = peak.max(kept + pixels(size) * (2 * channels + skipped));
+                kept -= pixels(size) * skipped;
+                peak = peak.max(kept + block.peak(at, size, channels + skipped));
+                channels = resnet.outputs();
+            }
+            if let (Some(resize), Some((next, _))) = (&block.resize, seen.last()) {
+                peak = peak.max(kept + pixels(size) * channels + pixels(*next) * resize.outputs());
+                (size, channels) = (*next, resize.outputs());
+            }
+        }
+        peak.max(pixels(size) * (channels + self.shape.outputs) + band_values(size, channels)) + text
+    }
+
     /// The row of the step, through SiLU, as every residual block takes it.
     fn moment(&self, compute: &Compute, moment: Moment, condition: &Condition) -> Vec<f32> {
         let shape = &self.shape;
@@ -239,5 +284,11 @@ impl Block {
         }
         let resize = resize.map(|name| Conv::load(tensors, name, outputs, outputs, 3)).transpose()?;
         Ok(Block { resnets, transformers, resize })
+    }
+
+    /// Values that the residual block `at` and its transformer hold at most.
+    fn peak(&self, at: usize, size: (usize, usize), inputs: usize) -> usize {
+        let transformer = self.transformers.get(at).map_or(0, |transformer| transformer.peak(size.0 * size.1));
+        self.resnets[at].peak(size, inputs).max(transformer)
     }
 }

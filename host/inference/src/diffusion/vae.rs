@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::config::Config;
-use super::layers::{Check, Compute, Conv, GroupNorm, Linear, Plane};
+use super::layers::{Check, Compute, Conv, GroupNorm, Linear, Plane, band_values, halved};
 use super::resnet::{Residual, Resnet};
 use super::transformer::look;
 use crate::AiError;
@@ -136,6 +136,16 @@ impl Vae {
         }
     }
 
+    /// Values that [`Self::decode`] holds at most, for a latent of that size.
+    pub(super) fn decode_peak(&self, size: (usize, usize)) -> usize {
+        self.decoder.up_peak(size, ENLARGED_BYTES) + 2 * size.0 * size.1 * self.latent
+    }
+
+    /// Values that [`Self::encode`] holds at most, for a picture of that size, which is one of them.
+    pub(super) fn encode_peak(&self, size: (usize, usize)) -> usize {
+        self.encoder.down_peak(size) + 3 * size.0 * size.1
+    }
+
     /// Mean and logarithm of the variance of a picture's latent. `check` as in [`Self::decode`].
     ///
     /// # Errors
@@ -255,6 +265,56 @@ impl Half {
             enlarging = block.resize.as_ref();
         }
         Ok(self.last.1.forward_after(compute, &self.last.0, &map, &[]))
+    }
+
+    /// Values that [`Self::down`] holds at most beside what it is given.
+    fn down_peak(&self, mut size: (usize, usize)) -> usize {
+        let mut channels = self.first.outputs();
+        let mut peak = size.0 * size.1 * channels;
+        for block in &self.blocks {
+            for resnet in &block.resnets {
+                peak = peak.max(resnet.peak(size, channels));
+                channels = resnet.outputs();
+            }
+            if let Some(resize) = &block.resize {
+                let half = halved(size, 0);
+                peak = peak.max(size.0 * size.1 * channels + half.0 * half.1 * resize.outputs());
+                (size, channels) = (half, resize.outputs());
+            }
+        }
+        peak.max(self.middle_peak(size, channels))
+    }
+
+    /// Values that [`Self::up`] holds at most beside what it is given.
+    fn up_peak(&self, mut size: (usize, usize), most: usize) -> usize {
+        let mut channels = self.first.outputs();
+        let mut peak = self.middle_peak(size, channels);
+        let mut enlarging: Option<&Conv> = None;
+        for block in &self.blocks {
+            for resnet in &block.resnets {
+                if let Some(resize) = enlarging.take() {
+                    let (small, to, wide) = (size.0 * size.1 * channels, (2 * size.0, 2 * size.1), resize.outputs());
+                    let enlarged = to.0 * to.1 * wide;
+                    let held = if enlarged * size_of::<f32>() > most {
+                        resnet.peak_enlarged(small, to, wide)
+                    } else {
+                        (small + enlarged).max(resnet.peak(to, wide))
+                    };
+                    (peak, size) = (peak.max(held), to);
+                } else {
+                    peak = peak.max(resnet.peak(size, channels));
+                }
+                channels = resnet.outputs();
+            }
+            enlarging = block.resize.as_ref();
+        }
+        peak.max(size.0 * size.1 * (channels + self.last.1.outputs()) + band_values(size, channels))
+    }
+
+    fn middle_peak(&self, size: (usize, usize), channels: usize) -> usize {
+        // Attention has the map, its queries, keys and values, and what it saw.
+        let look = if self.middle.1.is_some() { 5 * size.0 * size.1 * channels } else { 0 };
+        look.max(self.middle.0.peak(size, channels)).max(self.middle.2.peak(size, channels))
     }
 
     fn middle(&self, compute: &Compute, map: Plane) -> Plane {

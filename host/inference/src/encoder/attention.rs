@@ -9,7 +9,7 @@ use host_kernels::linear::{Packed, Rows, linear};
 use super::parts::resize;
 
 /// Queries whose scores are in memory at once.
-const QUERIES: usize = 64;
+pub(super) const QUERIES: usize = 64;
 
 /// Memory that is reused from head to head.
 #[derive(Default)]

@@ -13,6 +13,7 @@ use super::{Pool, Settings, entities, pooling};
 use crate::backend::{
     Embeddings, Entity, Label, Pooling, Rerank, TextClassification, TextEmbeddings, TokenClassification,
 };
+use crate::room::Room;
 use crate::{AiError, Tenant};
 
 /// An encoder that makes vectors.
@@ -28,9 +29,14 @@ impl Encoder {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<Encoder, String> {
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each turn.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<Encoder, String> {
         let asked = pooling::of_checkpoint(folder).map_err(|why| format!("{}: {why}", folder.display()))?;
         let pooling = settings.pooling.or(asked).unwrap_or(Pooling::Mean);
-        Ok(Encoder { pool: Pool::load(folder, &settings, None)?, pooling })
+        Ok(Encoder { pool: Pool::load(folder, &settings, None, room)?, pooling })
     }
 }
 
@@ -70,7 +76,12 @@ impl Reranker {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<Reranker, String> {
-        let pool = Pool::load(folder, &settings, Some(Scored::Text))?;
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each turn.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<Reranker, String> {
+        let pool = Pool::load(folder, &settings, Some(Scored::Text), room)?;
         match pool.model.labels.names.len() {
             1 => Ok(Reranker { pool }),
             count => Err(format!("{}: it has {count} labels; a reranker has one score", folder.display())),
@@ -102,7 +113,12 @@ impl TextClassifier {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<TextClassifier, String> {
-        Ok(TextClassifier { pool: Pool::load(folder, &settings, Some(Scored::Text))? })
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each turn.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<TextClassifier, String> {
+        Ok(TextClassifier { pool: Pool::load(folder, &settings, Some(Scored::Text), room)? })
     }
 }
 
@@ -132,7 +148,12 @@ impl TokenClassifier {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<TokenClassifier, String> {
-        Ok(TokenClassifier { pool: Pool::load(folder, &settings, Some(Scored::Tokens))? })
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each turn.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<TokenClassifier, String> {
+        Ok(TokenClassifier { pool: Pool::load(folder, &settings, Some(Scored::Tokens), room)? })
     }
 }
 

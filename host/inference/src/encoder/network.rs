@@ -88,6 +88,34 @@ impl Network {
         Ok(Network { words, positions, types, norm, layers: layers?, final_norm, angles, slopes, description })
     }
 
+    /// Values that [`Self::forward`] holds at most for these texts.
+    pub(super) fn peak(&self, texts: &[&Tokens]) -> usize {
+        let tokens = texts.iter().map(|text| text.ids.len()).sum::<usize>();
+        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        tokens * self.per_token() + self.per_turn() + longest * self.attention_row()
+    }
+
+    /// Of how many tokens the values fit into so many bytes.
+    pub(super) fn fitting(&self, bytes: u64) -> usize {
+        let values = usize::try_from(bytes / size_of::<f32>() as u64).unwrap_or(usize::MAX);
+        values.saturating_sub(self.per_turn()) / (self.per_token() + self.attention_row())
+    }
+
+    /// The stream before and after its norm, queries, keys and values, what they saw and what is added.
+    fn per_token(&self) -> usize {
+        7 * self.description.hidden
+    }
+
+    /// Scores of a token of the longest text, and a head's keys and values.
+    fn attention_row(&self) -> usize {
+        attention::QUERIES + 2 * self.description.head_width()
+    }
+
+    /// The inner values of the rows that go through a feed-forward block together, with their gates.
+    fn per_turn(&self) -> usize {
+        3 * ROWS * self.description.intermediate
+    }
+
     /// Leaves the states of all tokens in `scratch.states` and tells which rows are whose. Ids must be below the
     /// vocabulary's size and no text longer than the limit.
     pub(super) fn forward(&self, texts: &[&Tokens], scratch: &mut Scratch) -> Vec<Range<usize>> {

@@ -17,6 +17,8 @@ const TURN_BYTES: usize = 4096;
 const SHARE_BYTES: usize = 256;
 /// A turn's bound in texts; special tokens make even the shortest text cost something.
 const TURN_TEXTS: usize = 128;
+/// Special tokens of a text at most.
+const AROUND: usize = 4;
 
 type Answer = Result<Outputs, AiError>;
 
@@ -72,6 +74,7 @@ pub(super) struct Queue {
     arrived: Condvar,
     bound: usize,
     threads: usize,
+    most: Turn,
 }
 
 #[derive(Default)]
@@ -111,9 +114,24 @@ pub(super) struct Piece {
     range: Range<usize>,
 }
 
+/// How much a turn takes at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    bytes: usize,
+    texts: usize,
+}
+
+impl Turn {
+    /// The usual one, or as much as cannot have more than so many tokens; one text is always taken.
+    pub(super) fn within(tokens: usize) -> Turn {
+        let texts = (tokens / (4 * AROUND)).clamp(1, TURN_TEXTS);
+        Turn { texts, bytes: tokens.saturating_sub(texts * AROUND).clamp(1, TURN_BYTES) }
+    }
+}
+
 impl Queue {
-    pub(super) fn new(bound: NonZeroUsize, threads: NonZeroUsize) -> Self {
-        Self { state: Mutex::default(), arrived: Condvar::new(), bound: bound.get(), threads: threads.get() }
+    pub(super) fn new(bound: NonZeroUsize, threads: NonZeroUsize, most: Turn) -> Self {
+        Self { state: Mutex::default(), arrived: Condvar::new(), bound: bound.get(), threads: threads.get(), most }
     }
 
     /// Lets a request wait; `None` when the tenant's lane is full or the queue closed. Dropping the receiver gives the
@@ -156,8 +174,8 @@ impl Queue {
                 return None;
             }
             // Work for several threads is shared between them rather than taken by the first to wake.
-            let budget = (state.bytes / self.threads).clamp(SHARE_BYTES, TURN_BYTES);
-            let pieces = state.turn(budget);
+            let bytes = (state.bytes / self.threads).clamp(SHARE_BYTES, TURN_BYTES).min(self.most.bytes);
+            let pieces = state.turn(Turn { bytes, ..self.most });
             if !pieces.is_empty() {
                 return Some(pieces);
             }
@@ -188,15 +206,15 @@ impl State {
     }
 
     /// Tenants in turn give a share of their oldest request each, until the budget is used up.
-    fn turn(&mut self, budget: usize) -> Vec<Piece> {
+    fn turn(&mut self, most: Turn) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         let (mut bytes, mut texts) = (0, 0);
-        while bytes < budget && texts < TURN_TEXTS {
+        while bytes < most.bytes && texts < most.texts {
             let Some(tenant) = self.turns.pop_front() else { break };
             let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
             if let Some(waiting) = lane.front_mut() {
                 let before = waiting.bytes;
-                let piece = waiting.take(budget - bytes, TURN_TEXTS - texts);
+                let piece = waiting.take(most.bytes - bytes, most.texts - texts);
                 let taken = before - waiting.bytes;
                 self.bytes -= taken;
                 if let Some(piece) = piece {
@@ -265,6 +283,11 @@ impl Request {
 }
 
 impl Piece {
+    /// Whether nobody waits for it any more.
+    pub(super) fn given_up(&self) -> bool {
+        self.request.given_up()
+    }
+
     pub(super) fn inputs(&self) -> &[Input] {
         &self.request.inputs[self.range.clone()]
     }
@@ -307,7 +330,7 @@ mod tests {
     use super::*;
 
     fn queue(bound: usize, threads: usize) -> Queue {
-        Queue::new(NonZeroUsize::new(bound).unwrap(), NonZeroUsize::new(threads).unwrap())
+        Queue::new(NonZeroUsize::new(bound).unwrap(), NonZeroUsize::new(threads).unwrap(), Turn::within(usize::MAX))
     }
 
     const MEAN: Wanted = Wanted::Vector(Pooling::Mean);

@@ -13,6 +13,7 @@ use crate::backend::Model;
 use crate::catalogue::Task;
 use crate::device::{self, Placement};
 use crate::remote::Remote;
+use crate::room::Room;
 use crate::store::{Layout, read_config};
 use crate::text::AdapterSource;
 use crate::{diffusion, encoder, mock, seq2seq, speech, synthesis, tasks, text, vision};
@@ -56,8 +57,8 @@ pub(super) enum Plan {
 }
 
 impl Plan {
-    /// What the model will take of the memory budget: its weights and, where it generates text, its adapters and its cache. Buffers that
-    /// are small beside those are not counted.
+    /// What the model will take of the memory budget for as long as it is there: its weights and, where it generates text,
+    /// its adapters and its cache. What requests take beside it they reserve in its [`Room`].
     pub(super) fn bytes(&self, settings: &Settings) -> u64 {
         match self {
             Plan::Files { task, files, adapters } if generates(*task, files) => {
@@ -81,14 +82,14 @@ pub(super) fn place(choice: DeviceChoice) -> Result<Placement, ConfigFault> {
 }
 
 /// Reads weights; takes seconds and blocks.
-pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
+pub(super) fn load(plan: Plan, settings: &Settings, room: Room) -> Result<Model, AiError> {
     match plan {
         Plan::Files {
             task: task @ (Task::TextEmbeddings | Task::Rerank | Task::TextClassification | Task::TokenClassification),
             files,
             ..
         } => match files.layout {
-            Layout::Safetensors(ref directory) => encoder(task, directory, &files, settings),
+            Layout::Safetensors(ref directory) => encoder(task, directory, &files, settings, room),
             Layout::Gguf(path) => Err(AiError::model_unavailable(format_args!(
                 "{} is a GGUF file; encoders are read from a directory with config.json, tokenizer.json and \
                  model.safetensors",
@@ -98,7 +99,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
         Plan::Files { task: task @ (Task::Translation | Task::Summarization), files, .. }
             if !generates(task, &files) =>
         {
-            encoder_decoder(task, &files, settings)
+            encoder_decoder(task, &files, settings, room)
         }
         Plan::Files { task, files, adapters } if generates(task, &files) => {
             let (Layout::Gguf(path) | Layout::Safetensors(path)) = &files.layout;
@@ -107,7 +108,7 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
         Plan::Files { task, files, .. } if vision::TASKS.contains(&task) => match files.layout {
             Layout::Safetensors(ref directory) => {
                 let settings = vision::Settings { threads: settings.threads, queue: settings.queue };
-                vision::load(directory, &settings).map_err(AiError::model_unavailable)
+                vision::open(directory, &settings, room).map_err(AiError::model_unavailable)
             }
             Layout::Gguf(path) => Err(AiError::model_unavailable(format_args!(
                 "{} is a GGUF file; models of pictures are read from a directory with config.json, \
@@ -115,9 +116,9 @@ pub(super) fn load(plan: Plan, settings: &Settings) -> Result<Model, AiError> {
                 path.display()
             ))),
         },
-        Plan::Files { task: Task::AutomaticSpeechRecognition, files, .. } => speech(&files, settings),
-        Plan::Files { task: Task::TextToSpeech, files, .. } => synthesizer(&files.layout, settings),
-        Plan::Files { task: Task::TextToImage, files, .. } => painter(&files.layout, settings),
+        Plan::Files { task: Task::AutomaticSpeechRecognition, files, .. } => speech(&files, settings, room),
+        Plan::Files { task: Task::TextToSpeech, files, .. } => synthesizer(&files.layout, settings, room),
+        Plan::Files { task: Task::TextToImage, files, .. } => painter(&files.layout, settings, room),
         Plan::Files { task, .. } => Err(AiError::model_unavailable(format_args!("nothing here computes {task} yet"))),
         Plan::Script { task, script } => scripted(task, &script),
         Plan::Remote { task, remote } => Ok(tasks::prompted::as_task(remote.model(), task)),
@@ -137,10 +138,10 @@ fn generates(task: Task, files: &Files) -> bool {
 }
 
 /// An encoder-decoder out of a folder of safetensors.
-fn encoder_decoder(task: Task, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+fn encoder_decoder(task: Task, files: &Files, settings: &Settings, room: Room) -> Result<Model, AiError> {
     let (Layout::Gguf(folder) | Layout::Safetensors(folder)) = &files.layout;
     let settings = seq2seq::Settings { threads: settings.threads, queue: settings.queue, context: files.context };
-    let model = Arc::new(seq2seq::Seq2Seq::load(folder, &settings).map_err(AiError::model_unavailable)?);
+    let model = Arc::new(seq2seq::Seq2Seq::open(folder, &settings, room).map_err(AiError::model_unavailable)?);
     Ok(match task {
         Task::Translation => Model::Translation(model),
         _ => Model::Summarization(model),
@@ -148,52 +149,51 @@ fn encoder_decoder(task: Task, files: &Files, settings: &Settings) -> Result<Mod
 }
 
 /// An encoder out of a folder of safetensors.
-fn encoder(task: Task, directory: &Path, files: &Files, settings: &Settings) -> Result<Model, AiError> {
+fn encoder(task: Task, directory: &Path, files: &Files, settings: &Settings, room: Room) -> Result<Model, AiError> {
     let settings = encoder::Settings {
         threads: settings.threads,
         queue: settings.queue,
         context: files.context,
         pooling: files.pooling,
     };
-    let model =
-        match task {
-            Task::Rerank => encoder::Reranker::load(directory, settings).map(|model| Model::Rerank(Arc::new(model))),
-            Task::TextClassification => encoder::TextClassifier::load(directory, settings)
-                .map(|model| Model::TextClassification(Arc::new(model))),
-            Task::TokenClassification => encoder::TokenClassifier::load(directory, settings)
-                .map(|model| Model::TokenClassification(Arc::new(model))),
-            _ => encoder::Encoder::load(directory, settings).map(|model| Model::TextEmbeddings(Arc::new(model))),
-        };
+    let model = match task {
+        Task::Rerank => encoder::Reranker::open(directory, settings, room).map(|model| Model::Rerank(Arc::new(model))),
+        Task::TextClassification => encoder::TextClassifier::open(directory, settings, room)
+            .map(|model| Model::TextClassification(Arc::new(model))),
+        Task::TokenClassification => encoder::TokenClassifier::open(directory, settings, room)
+            .map(|model| Model::TokenClassification(Arc::new(model))),
+        _ => encoder::Encoder::open(directory, settings, room).map(|model| Model::TextEmbeddings(Arc::new(model))),
+    };
     model.map_err(AiError::model_unavailable)
 }
 
 /// A model of speech out of a folder of safetensors.
-fn speech(files: &Files, settings: &Settings) -> Result<Model, AiError> {
+fn speech(files: &Files, settings: &Settings, room: Room) -> Result<Model, AiError> {
     let Layout::Safetensors(directory) = &files.layout else {
         return Err(AiError::model_unavailable("speech is read from a directory of safetensors, not from GGUF"));
     };
     let settings = speech::Settings { threads: settings.threads, queue: settings.queue, precision: files.precision };
-    let recognizer = speech::Recognizer::load(directory, settings).map_err(AiError::model_unavailable)?;
+    let recognizer = speech::Recognizer::open(directory, settings, room).map_err(AiError::model_unavailable)?;
     Ok(Model::SpeechRecognition(Arc::new(recognizer)))
 }
 
 /// A model that speaks, out of a folder of safetensors.
-fn synthesizer(layout: &Layout, settings: &Settings) -> Result<Model, AiError> {
+fn synthesizer(layout: &Layout, settings: &Settings, room: Room) -> Result<Model, AiError> {
     let Layout::Safetensors(directory) = layout else {
         return Err(AiError::model_unavailable(
             "models that speak are read from a directory of safetensors, not from GGUF",
         ));
     };
     let settings = synthesis::Settings { threads: settings.threads, queue: settings.queue };
-    let synthesizer = synthesis::Synthesizer::load(directory, settings).map_err(AiError::model_unavailable)?;
+    let synthesizer = synthesis::Synthesizer::open(directory, settings, room).map_err(AiError::model_unavailable)?;
     Ok(Model::TextToSpeech(Arc::new(synthesizer)))
 }
 
 /// A model that draws, out of a folder with `model_index.json`.
-fn painter(layout: &Layout, settings: &Settings) -> Result<Model, AiError> {
+fn painter(layout: &Layout, settings: &Settings, room: Room) -> Result<Model, AiError> {
     let (Layout::Gguf(path) | Layout::Safetensors(path)) = layout;
     let settings = diffusion::Settings { threads: settings.threads, queue: settings.queue };
-    let painter = diffusion::Painter::load(path, settings).map_err(AiError::model_unavailable)?;
+    let painter = diffusion::Painter::open(path, settings, room).map_err(AiError::model_unavailable)?;
     Ok(Model::TextToImage(Arc::new(painter)))
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Loading takes seconds and happens on a thread of its own, so no async worker waits for a disk, and a caller who
 //! leaves does not undo the load for the others who wait for it. Whoever uses a model holds a [`Lease`]; only models
-//! without leases may be unloaded, because a model in use would stay in memory anyway and the budget would lie.
+//! without leases may be unloaded, because a model in use would stay in memory anyway and the budget would lie. Out of
+//! the same budget comes what models take for the work of requests ([`crate::room`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -15,6 +16,7 @@ use futures::future::Shared;
 
 use crate::AiError;
 use crate::backend::Model;
+use crate::room::{Lender, Lending, Room};
 
 /// How long to wait before asking again for a model that found no room.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -22,8 +24,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 type Outcome = Result<Lease, AiError>;
 
 /// The models in memory.
-pub(super) struct Residency {
-    table: Arc<Mutex<Table>>,
+pub(super) struct Residency(Arc<Books>);
+
+struct Books {
+    table: Mutex<Table>,
+    /// When something was given back.
+    given_back: Condvar,
     budget: Option<u64>,
 }
 
@@ -32,6 +38,11 @@ struct Table {
     slots: HashMap<String, Slot>,
     clock: u64,
     closed: bool,
+    /// Bytes set aside for the work of requests.
+    reserved: u64,
+    /// Places of those who wait for some, in order.
+    waiting: VecDeque<u64>,
+    places: u64,
 }
 
 enum Slot {
@@ -72,12 +83,20 @@ impl Lease {
 
 impl Residency {
     pub(super) fn new(budget: Option<u64>) -> Self {
-        Self { table: Arc::default(), budget }
+        Self(Arc::new(Books { table: Mutex::default(), given_back: Condvar::new(), budget }))
+    }
+
+    /// What the model `name` of `weights` bytes asks for the memory of its work.
+    pub(super) fn room(&self, name: &str, weights: u64) -> Room {
+        if self.0.budget.is_none() {
+            return Room::default();
+        }
+        Room::new(self.0.clone(), name, weights)
     }
 
     /// A lease on a model that is in memory already.
     pub(super) fn held(&self, name: &str) -> Result<Option<Lease>, AiError> {
-        lock(&self.table).held(name)
+        self.0.lock().held(name)
     }
 
     /// A lease on `name`, loaded by `load` unless it is in memory or on its way there. A failed load is reported to
@@ -89,14 +108,14 @@ impl Residency {
         load: impl FnOnce() -> Result<Model, AiError> + Send + 'static,
     ) -> Outcome {
         let outcome = {
-            let mut table = lock(&self.table);
+            let mut table = self.0.lock();
             if let Some(lease) = table.held(name)? {
                 return Ok(lease);
             }
             match table.slots.get(name) {
                 Some(Slot::Loading { outcome, .. }) => outcome.clone(),
                 _ => {
-                    let evicted = table.make_room(name, bytes, self.budget)?;
+                    let evicted = table.make_room(name, bytes, self.0.budget)?;
                     let (sender, receiver) = oneshot::channel();
                     let outcome = receiver.shared();
                     table.slots.insert(name.to_owned(), Slot::Loading { outcome: outcome.clone(), bytes });
@@ -119,7 +138,7 @@ impl Residency {
         load: impl FnOnce() -> Result<Model, AiError> + Send + 'static,
         sender: oneshot::Sender<Outcome>,
     ) -> std::io::Result<()> {
-        let table = Arc::clone(&self.table);
+        let shared = Arc::clone(&self.0);
         let work = move || {
             drop(evicted);
             let started = Instant::now();
@@ -131,7 +150,7 @@ impl Residency {
                 Ok(_) => tracing::info!(model = name, bytes, milliseconds, "model loaded"),
                 Err(error) => tracing::warn!(model = name, milliseconds, %error, "model failed to load"),
             }
-            let outcome = lock(&table).settle(name, bytes, result);
+            let outcome = shared.lock().settle(name, bytes, result);
             // Nobody may be waiting any more; the model stays for the next request all the same.
             let _ = sender.send(outcome);
         };
@@ -140,7 +159,7 @@ impl Residency {
 
     /// The names of the models in memory.
     pub(super) fn loaded(&self) -> Vec<String> {
-        let table = lock(&self.table);
+        let table = self.0.lock();
         let ready = table.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Ready { .. }));
         ready.map(|(name, _)| name.clone()).collect()
     }
@@ -148,7 +167,7 @@ impl Residency {
     /// Refuses everything from now on and lets go of the models, off the async workers: freeing gigabytes takes time.
     pub(super) async fn close(&self) {
         let slots = {
-            let mut table = lock(&self.table);
+            let mut table = self.0.lock();
             table.closed = true;
             std::mem::take(&mut table.slots)
         };
@@ -189,10 +208,17 @@ impl Table {
                  smaller model"
             )));
         }
-        let used: u64 = self.slots.values().map(Slot::bytes).fold(0, u64::saturating_add);
+        self.evict(name, bytes, budget).ok_or_else(|| AiError::capacity_exceeded(RETRY_AFTER))
+    }
+
+    /// Takes out idle models but `name`, as far as `bytes` more then fit; none when they do not.
+    fn evict(&mut self, name: &str, bytes: u64, budget: u64) -> Option<Vec<Slot>> {
+        let used: u64 = self.slots.values().map(Slot::bytes).fold(self.reserved, u64::saturating_add);
         let mut excess = used.saturating_add(bytes).saturating_sub(budget);
-        let idle = self.slots.iter().filter_map(|(name, slot)| match slot {
-            Slot::Ready { lease, bytes, last_used } if lease.idle() => Some((*last_used, *bytes, name.clone())),
+        let idle = self.slots.iter().filter_map(|(other, slot)| match slot {
+            Slot::Ready { lease, bytes, last_used } if lease.idle() && other != name => {
+                Some((*last_used, *bytes, other.clone()))
+            }
             _ => None,
         });
         let mut idle: Vec<_> = idle.collect();
@@ -206,13 +232,13 @@ impl Table {
             leaving.push(name);
         }
         if excess > 0 {
-            return Err(AiError::capacity_exceeded(RETRY_AFTER));
+            return None;
         }
         let unload = |name: String| {
             tracing::info!(model = name, "unloading model to make room");
             self.slots.remove(&name)
         };
-        Ok(leaving.into_iter().filter_map(unload).collect())
+        Some(leaving.into_iter().filter_map(unload).collect())
     }
 
     fn settle(&mut self, name: String, bytes: u64, result: Result<Model, AiError>) -> Outcome {
@@ -228,9 +254,62 @@ impl Table {
     }
 }
 
-/// The table is valid after every statement, so a panic elsewhere while it was locked does not spoil it.
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
+impl Books {
+    /// The table is valid after every statement, so a panic elsewhere while it was locked does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lender for Books {
+    fn lend(&self, name: &str, bytes: u64, place: Option<u64>) -> Lending {
+        let mut table = self.lock();
+        let first = table.waiting.front().copied();
+        if first.is_some_and(|first| Some(first) != place) {
+            return Lending::Later;
+        }
+        let evicted = table.evict(name, bytes, self.budget());
+        if evicted.is_some() {
+            table.reserved = table.reserved.saturating_add(bytes);
+        }
+        let under_way = table.reserved > 0;
+        // Freeing gigabytes takes time, and a model that ends locks what is its own.
+        drop(table);
+        match evicted {
+            Some(_) => Lending::Lent,
+            None if under_way => Lending::Later,
+            None => Lending::Full,
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let mut table = self.lock();
+        table.reserved = table.reserved.saturating_sub(bytes);
+        drop(table);
+        self.given_back.notify_all();
+    }
+
+    fn stand(&self) -> u64 {
+        let mut table = self.lock();
+        table.places += 1;
+        let place = table.places;
+        table.waiting.push_back(place);
+        place
+    }
+
+    fn leave(&self, place: u64) {
+        self.lock().waiting.retain(|other| *other != place);
+        self.given_back.notify_all();
+    }
+
+    fn wait(&self, most: Duration) {
+        let waited = self.given_back.wait_timeout(self.lock(), most);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn budget(&self) -> u64 {
+        self.budget.unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +408,97 @@ mod tests {
         assert_eq!(acquire("huge", 11).err().unwrap().code, 3046);
         drop(in_use);
         assert!(acquire("large", 7).is_ok());
+    }
+
+    /// A model of 4 bytes in a budget of 10, and what it asks for memory.
+    fn furnished() -> (Residency, Lease, Room) {
+        let residency = Residency::new(Some(10));
+        let lease = block_on(residency.acquire("m", 4, model)).unwrap();
+        let room = residency.room("m", 4);
+        (residency, lease, room)
+    }
+
+    fn go_on() -> Result<(), AiError> {
+        Ok(())
+    }
+
+    fn code<T>(result: Result<T, AiError>) -> u32 {
+        result.err().unwrap().code
+    }
+
+    #[test]
+    fn work_that_never_fits_beside_its_model_is_refused_by_size_and_key() {
+        let (_residency, _lease, room) = furnished();
+        let refused = room.reserve(7, "a picture", &go_on).err().unwrap();
+        assert_eq!((refused.code, refused.retry_after), (5006, None));
+        assert!(
+            refused.message.contains("a picture takes 1 MiB") && refused.message.contains("memory_mb"),
+            "{refused}"
+        );
+        assert!(room.reserve(6, "a picture", &go_on).is_ok());
+        assert!(Residency::new(None).room("m", 4).reserve(u64::MAX, "anything", &go_on).is_ok(), "no budget, no bound");
+    }
+
+    #[test]
+    fn what_fits_only_one_after_the_other_both_ends_in_order() {
+        let (residency, _lease, room) = furnished();
+        let first = room.reserve(4, "first", &go_on).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| room.reserve(5, "second", &go_on).map(drop));
+            while residency.0.lock().waiting.is_empty() {
+                std::thread::yield_now();
+            }
+            assert!(room.reserve_now(1, "third").unwrap().is_none(), "it fits, but nobody passes one who waits");
+            drop(first);
+            assert_eq!(second.join().unwrap(), Ok(()));
+        });
+        assert!(room.reserve_now(6, "fourth").unwrap().is_some(), "all was given back");
+        assert_eq!(residency.0.lock().reserved, 0);
+    }
+
+    #[test]
+    fn a_waiter_who_leaves_holds_up_nobody() {
+        let (residency, _lease, room) = furnished();
+        let held = room.reserve(4, "first", &go_on).unwrap();
+        assert_eq!(code(room.reserve(5, "second", &|| Err(AiError::aborted()))), 3008);
+        assert!(residency.0.lock().waiting.is_empty());
+        assert!(room.reserve_now(2, "third").unwrap().is_some());
+        drop(held);
+    }
+
+    #[test]
+    fn idle_models_leave_for_work_but_not_the_one_that_works() {
+        let (residency, lease, room) = furnished();
+        drop(block_on(residency.acquire("old", 3, model)).unwrap());
+        drop(block_on(residency.acquire("young", 3, model)).unwrap());
+        // Its request was given up, so that only the work itself knows of it.
+        drop(lease);
+        let held = room.reserve(3, "work", &go_on).unwrap();
+        let mut loaded = residency.loaded();
+        loaded.sort();
+        assert_eq!(loaded, ["m", "young"]);
+        assert_eq!(code(block_on(residency.acquire("old", 8, model))), 3040, "what is reserved counts");
+        drop(held);
+        assert!(block_on(residency.acquire("old", 8, model)).is_ok());
+    }
+
+    #[test]
+    fn models_in_use_are_not_waited_for_forever() {
+        let (residency, _lease, room) = furnished();
+        let other = block_on(residency.acquire("other", 6, model)).unwrap();
+        let (one, two) = (room.clone(), residency.room("other", 6));
+        // Each waits for the other's model to leave.
+        let refused = std::thread::scope(|scope| {
+            let waits = [
+                scope.spawn(move || one.reserve(1, "one", &go_on)),
+                scope.spawn(move || two.reserve(1, "two", &go_on)),
+            ];
+            waits.map(|wait| code(wait.join().unwrap()))
+        });
+        assert_eq!(refused, [3040, 3040]);
+        drop(other);
+        assert!(room.reserve(6, "work", &go_on).is_ok());
+        assert_eq!(residency.loaded(), ["m"]);
     }
 
     #[test]

@@ -12,9 +12,13 @@ use host_kernels::isa::Isa;
 use host_kernels::threads::ThreadPool;
 
 use super::beams::{Beams, Rows};
-use super::description::{Description, Order};
+use super::description::{Description, Order, Positions, StackAt};
+use super::generation::Generation;
 use super::weights::{Attention, FeedForward, Linear, Norm, Stack, Weights};
 use crate::tensors::Tensors;
+
+/// Rows that packed keys and values are filled up to a multiple of.
+const PADDED: usize = 32;
 
 /// A model, ready to compute.
 pub struct Transformer {
@@ -69,6 +73,34 @@ impl Transformer {
     /// What it computes.
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// Values that a text of so many tokens and its answer hold at most.
+    pub(crate) fn peak(&self, tokens: usize, generation: &Generation) -> usize {
+        let Description { width, encoder, decoder, .. } = &self.description;
+        let of = |stack: &StackAt| {
+            let layer = stack.layers.first();
+            let inner = layer.map_or(0, |layer| layer.feed_forward.up.outputs);
+            let attended = layer.map_or(*width, |layer| layer.attention.query.outputs);
+            // The stream before and after its norm, queries, keys, values and what they saw; gates and inner values.
+            2 * width + 4 * attended + 2 * inner
+        };
+        let attended = decoder.layers.first().map_or(*width, |layer| layer.attention.query.outputs);
+        let beams = generation.beams;
+        let said = generation.max_length.min(self.description.positions_limit);
+        let distances =
+            if matches!(self.description.positions, Positions::Distances { .. }) { encoder.heads } else { 0 };
+        let reading = tokens * of(encoder) + tokens * tokens * distances + 2 * tokens * attended;
+        // Keys and values of the text, padded where they are packed, and of what every beam said.
+        let source = 2 * decoder.layers.len() * tokens.next_multiple_of(PADDED) * attended;
+        let own = 2 * decoder.layers.len() * beams * said * attended;
+        let step = beams * (of(decoder) + 2 * self.description.vocabulary()) + said * decoder.heads;
+        reading + source + own + step
+    }
+
+    /// Lets go of the buffers that one step leaves to the next.
+    pub(crate) fn forget(&mut self) {
+        self.buffers = Buffers::default();
     }
 
     /// Lets the encoder read a text of at least one token, each below its vocabulary, and no more than its positions.

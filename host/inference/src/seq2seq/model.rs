@@ -18,6 +18,7 @@ use super::{Transformer, config};
 use crate::AiError;
 use crate::backend::{Summarization, SummaryRequest, Translation, TranslationRequest};
 use crate::desk::{Desk, Ticket};
+use crate::room::{Room, floats};
 use crate::store::{read_config, read_text};
 
 const SETTINGS_BYTES: u64 = 1 << 20;
@@ -48,6 +49,7 @@ struct Model {
     base: Map<String, Value>,
     pair: Pair,
     context: usize,
+    room: Room,
 }
 
 impl Seq2Seq {
@@ -56,7 +58,12 @@ impl Seq2Seq {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: &Settings) -> Result<Self, String> {
-        let model = Model::load(folder, settings)?;
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each text.
+    pub(crate) fn open(folder: &Path, settings: &Settings, room: Room) -> Result<Self, String> {
+        let model = Model { room, ..Model::load(folder, settings)? };
         let desk = Desk::open("seq2seq", settings.queue, model);
         Ok(Self { desk: desk.map_err(|error| format!("no thread for the model: {error}"))? })
     }
@@ -110,7 +117,7 @@ impl Model {
         if context < 4 {
             return Err(fault(format!("a context of {context} leaves no room for a text")));
         }
-        Ok(Self { transformer, texts, generation, tasks, base, pair, context })
+        Ok(Self { transformer, texts, generation, tasks, base, pair, context, room: Room::default() })
     }
 
     /// The settings and the prompt's beginning of a task that the configuration names.
@@ -164,6 +171,17 @@ impl Model {
     }
 
     fn answer(&mut self, tokens: &[u32], generation: &Generation, ticket: &Ticket) -> Result<String, AiError> {
+        let what = format!("a text of {} tokens with {} beams", tokens.len(), generation.beams);
+        let peak = floats(self.transformer.peak(tokens.len(), generation));
+        let _reserved = ticket.reserve(&self.room, peak, &what)?;
+        let answer = self.search(tokens, generation, ticket);
+        if self.room.bounded() {
+            self.transformer.forget();
+        }
+        answer
+    }
+
+    fn search(&mut self, tokens: &[u32], generation: &Generation, ticket: &Ticket) -> Result<String, AiError> {
         let proceed = &mut || ticket.check();
         let encoded = self.transformer.encode(tokens, proceed)?;
         let found = self.transformer.generate(&encoded, generation, proceed).map_err(|error| match error {

@@ -9,6 +9,7 @@ mod align;
 pub(crate) mod audio;
 mod config;
 mod mel;
+mod needs;
 mod network;
 mod rounds;
 mod rules;
@@ -34,6 +35,7 @@ pub(crate) use tokens::byte_of;
 
 use crate::AiError;
 use crate::backend::{SpeechRecognition, TranscribeRequest, Transcript};
+use crate::room::Room;
 use crate::store::read_config;
 use config::{Config, Generation};
 use mel::MelSpectrogram;
@@ -70,6 +72,11 @@ impl Recognizer {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<Recognizer, String> {
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each seat.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<Recognizer, String> {
         let value = read_config(folder).map_err(|error| error.to_string())?;
         let named = |why: String| format!("{}: {why}", folder.join("config.json").display());
         let config = Config::parse(value.clone()).map_err(named)?;
@@ -78,7 +85,7 @@ impl Recognizer {
         let spectrogram = MelSpectrogram::new(config.mels);
         let network = Network::load(folder, config.clone(), settings.precision, settings.threads)?;
         let voice = Voice { config, tokens, generation, spectrogram };
-        let seats = Seats::open(settings.queue, voice, network).map_err(|error| format!("no thread: {error}"))?;
+        let seats = Seats::open(settings.queue, voice, network, room).map_err(|error| format!("no thread: {error}"))?;
         Ok(Recognizer { seats })
     }
 }

@@ -77,6 +77,11 @@ impl Network {
         Ok(Network { config, machine, encoder, decoder })
     }
 
+    /// Lets go of the buffers that one window leaves to the next.
+    pub(crate) fn forget(&mut self) {
+        self.encoder.forget();
+    }
+
     /// Reads a spectrogram of [`Config::frames`] frames.
     pub(crate) fn hear(&mut self, spectrogram: &[f32]) -> Heard {
         let _step = self.machine.pool.step();

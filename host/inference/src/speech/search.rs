@@ -19,7 +19,7 @@ use crate::AiError;
 use crate::desk::Ticket;
 
 /// Samples that are drawn at a temperature above 0.
-const BEST_OF: usize = 5;
+pub(super) const BEST_OF: usize = 5;
 const TEMPERATURES: [f32; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
 
 /// How a window is decoded.

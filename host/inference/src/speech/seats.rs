@@ -14,14 +14,17 @@ use std::task::{Context, Poll, Waker};
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::needs;
 use super::network::Network;
 use super::rounds::Rounds;
 use super::transcribe::Voice;
 use crate::backend::{TranscribeRequest, Transcript};
 use crate::desk::{Lines, Waiting};
+use crate::room::{Reservation, Room};
 use crate::{AiError, Tenant};
 
-/// Requests that are decoded at the same time. Each holds a window's keys and values, 18 MB in the smallest model.
+/// Requests that are decoded at the same time, where there is memory for them. Each holds a window's keys and values, 18 MB
+/// in the smallest model.
 const SEATS: usize = 8;
 /// Those of one tenant.
 const OF_A_TENANT: usize = 4;
@@ -44,14 +47,15 @@ struct Seat<'a> {
     tenant: Tenant,
     reply: Option<Reply>,
     work: Pin<Box<dyn Future<Output = Result<Transcript, AiError>> + 'a>>,
+    _memory: Reservation,
 }
 
 impl Seats {
-    /// Starts the thread. `bound` requests of a tenant may wait.
-    pub(super) fn open(bound: NonZeroUsize, voice: Voice, mut network: Network) -> std::io::Result<Seats> {
+    /// Starts the thread. `bound` requests of a tenant may wait; memory for seats comes out of `room`.
+    pub(super) fn open(bound: NonZeroUsize, voice: Voice, network: Network, room: Room) -> std::io::Result<Seats> {
         let lines = Arc::new(Lines::new(bound));
         let waiting = lines.clone();
-        std::thread::Builder::new().name("speech".to_owned()).spawn(move || serve(&waiting, &voice, &mut network))?;
+        std::thread::Builder::new().name("speech".to_owned()).spawn(move || serve(&waiting, &voice, network, &room))?;
         Ok(Seats { lines })
     }
 
@@ -69,37 +73,95 @@ impl Drop for Seats {
 }
 
 /// Works until the lines are closed and nobody is seated.
-fn serve(lines: &Lines<Job>, voice: &Voice, network: &mut Network) {
+fn serve(lines: &Lines<Job>, voice: &Voice, mut network: Network, room: &Room) {
     let rounds = Rounds::default();
-    let mut seated: Vec<Seat<'_>> = Vec::new();
+    let mut hall = Hall { lines, voice, rounds: &rounds, room, seated: Vec::new(), shared: None, next: None };
     loop {
-        if seated.is_empty() {
-            let Some(first) = lines.next() else { return };
-            seated.push(Seat::new(first, voice, &rounds));
+        if hall.seated.is_empty() {
+            hall.shared = None;
+            if room.bounded() {
+                network.forget();
+            }
+            if !hall.seat_first() {
+                return;
+            }
         }
-        while seated.len() < SEATS {
-            let has_room = |waiting: &Waiting<Job>| {
-                seated.iter().filter(|seat| seat.tenant == waiting.tenant).count() < OF_A_TENANT
-            };
-            let Some(next) = lines.next_of(has_room) else { break };
-            seated.push(Seat::new(next, voice, &rounds));
-        }
+        hall.seat_others();
         // Each goes on until it needs the network.
-        seated.retain_mut(|seat| !seat.ended());
-        if catch_unwind(AssertUnwindSafe(|| rounds.compute(network))).is_err() {
+        hall.seated.retain_mut(|seat| !seat.ended());
+        if catch_unwind(AssertUnwindSafe(|| rounds.compute(&mut network))).is_err() {
             // Those who asked hear of it: their questions are gone.
             tracing::error!("a model of speech panicked");
         }
     }
 }
 
-impl<'a> Seat<'a> {
-    fn new(waiting: Waiting<Job>, voice: &'a Voice, rounds: &'a Rounds) -> Seat<'a> {
-        let Waiting { tenant, ticket, work: Job { request, reply } } = waiting;
-        let work = Box::pin(async move { voice.transcribe(rounds, &request, &ticket).await });
-        Seat { tenant, reply: Some(reply), work }
+/// Who is seated, and who is let in.
+struct Hall<'a> {
+    lines: &'a Lines<Job>,
+    voice: &'a Voice,
+    rounds: &'a Rounds,
+    room: &'a Room,
+    seated: Vec<Seat<'a>>,
+    /// Memory of the buffers that all use.
+    shared: Option<Reservation>,
+    /// Whose turn it is, and for whom there is no memory while the others are seated.
+    next: Option<Waiting<Job>>,
+}
+
+impl Hall<'_> {
+    /// Waits for somebody to come, and for their memory. False once the lines are closed.
+    fn seat_first(&mut self) -> bool {
+        while self.seated.is_empty() {
+            let Some(first) = self.next.take().or_else(|| self.lines.next()) else { return false };
+            let (bytes, shared) = (self.bytes(&first), needs::shared(&self.voice.config));
+            match first.ticket.reserve(self.room, bytes.saturating_add(shared), &what(&first)) {
+                Ok(mut memory) => {
+                    self.shared = Some(memory.split(shared));
+                    self.seat(first, memory);
+                }
+                Err(error) => drop(first.work.reply.send(Err(error))),
+            }
+        }
+        true
     }
 
+    /// Seats those who are there, as far as there are seats and memory.
+    fn seat_others(&mut self) {
+        while self.seated.len() < SEATS {
+            let has_room = |waiting: &Waiting<Job>| {
+                self.seated.iter().filter(|seat| seat.tenant == waiting.tenant).count() < OF_A_TENANT
+            };
+            let Some(next) = self.next.take().or_else(|| self.lines.next_of(has_room)) else { return };
+            let reserved = next.ticket.check().and_then(|()| self.room.reserve_now(self.bytes(&next), &what(&next)));
+            match reserved {
+                Ok(Some(memory)) => self.seat(next, memory),
+                Ok(None) => {
+                    self.next = Some(next);
+                    return;
+                }
+                Err(error) => drop(next.work.reply.send(Err(error))),
+            }
+        }
+    }
+
+    fn seat(&mut self, waiting: Waiting<Job>, memory: Reservation) {
+        let (voice, rounds) = (self.voice, self.rounds);
+        let Waiting { tenant, ticket, work: Job { request, reply } } = waiting;
+        let work = Box::pin(async move { voice.transcribe(rounds, &request, &ticket).await });
+        self.seated.push(Seat { tenant, reply: Some(reply), work, _memory: memory });
+    }
+
+    fn bytes(&self, waiting: &Waiting<Job>) -> u64 {
+        needs::seat(&self.voice.config, self.voice.generation.alignment_heads.len(), waiting.work.request.beam_size)
+    }
+}
+
+fn what(waiting: &Waiting<Job>) -> String {
+    format!("transcribing '/audio' with {} beams ('/beam_size')", waiting.work.request.beam_size)
+}
+
+impl Seat<'_> {
     /// Goes on; whether it has come to its end.
     fn ended(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());

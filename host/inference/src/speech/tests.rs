@@ -108,3 +108,62 @@ fn who_leaves_is_not_worked_for() {
     let short = TranscribeRequest { beam_size: 1, ..TranscribeRequest::new("b".into(), file("clip.wav")) };
     assert_eq!(block_on(recognizer.transcribe(short)).unwrap().duration, 0.75);
 }
+
+/// Lends as long as there is something, and remembers how much was lent at a time.
+struct Purse {
+    budget: u64,
+    lent: std::sync::Mutex<[u64; 2]>,
+}
+
+impl crate::room::Lender for Purse {
+    fn lend(&self, _: &str, bytes: u64, _: Option<u64>) -> crate::room::Lending {
+        let mut lent = self.lent.lock().unwrap();
+        if lent[0] + bytes > self.budget {
+            return crate::room::Lending::Later;
+        }
+        lent[0] += bytes;
+        lent[1] = lent[1].max(lent[0]);
+        crate::room::Lending::Lent
+    }
+    fn give_back(&self, bytes: u64) {
+        self.lent.lock().unwrap()[0] -= bytes;
+    }
+    fn stand(&self) -> u64 {
+        0
+    }
+    fn leave(&self, _: u64) {}
+    fn wait(&self, most: std::time::Duration) {
+        std::thread::sleep(most);
+    }
+    fn budget(&self) -> u64 {
+        self.budget
+    }
+}
+
+#[test]
+fn there_are_as_many_seats_as_the_budget_holds() {
+    let value = read_config(&tiny_en()).unwrap();
+    let config = Config::parse(value.clone()).unwrap();
+    let heads = Generation::read(&tiny_en(), &value, &config).unwrap().alignment_heads.len();
+    let (seat, shared) = (needs::seat(&config, heads, 1), needs::shared(&config));
+    let two = NonZeroUsize::new(2).unwrap();
+    let settings = || Settings { threads: two, queue: two.saturating_add(6), precision: Precision::Float };
+    let open = |budget| {
+        let purse = std::sync::Arc::new(Purse { budget, lent: std::sync::Mutex::default() });
+        (Recognizer::open(&tiny_en(), settings(), Room::new(purse.clone(), "m", 0)).unwrap(), purse)
+    };
+    let clip =
+        |tenant: &str| TranscribeRequest { beam_size: 1, ..TranscribeRequest::new(tenant.into(), file("clip.wav")) };
+    for (seats, budget) in [(1, shared + 2 * seat - 1), (2, shared + 2 * seat), (3, shared + 3 * seat + 1)] {
+        let (recognizer, purse) = open(budget);
+        let requests = ["a", "b", "c", "a", "b", "c"].map(|tenant| recognizer.transcribe(clip(tenant)));
+        for transcript in block_on(futures::future::join_all(requests)) {
+            assert_eq!(transcript.unwrap().duration, 0.75);
+        }
+        assert_eq!(purse.lent.lock().unwrap()[1], shared + seats * seat);
+        drop(recognizer);
+    }
+    let (recognizer, _purse) = open(shared + seat - 1);
+    let refused = block_on(recognizer.transcribe(clip("a"))).unwrap_err();
+    assert!(refused.code == 5006 && refused.message.contains("memory_mb"), "{refused}");
+}

@@ -127,6 +127,19 @@ impl Decoder {
         Ok(waveform)
     }
 
+    /// Values that a part of so many frames or more holds at most: a stage's sum, its longer signal, what one block makes
+    /// of it and the buffers of its convolutions.
+    pub(super) fn peak(&self, frames: usize) -> usize {
+        let known = frames.min(PART + 2 * self.reach);
+        let mut rows = known;
+        let mut peak = 0;
+        for stage in &self.stages {
+            rows *= stage.upsampling.rate(stage.width);
+            peak = peak.max(6 * rows * stage.width);
+        }
+        peak + 3 * rows
+    }
+
     fn part(&self, compute: &Compute, frames: &[f32], condition: Option<&[f32]>) -> Vec<f32> {
         let mut x = self.before.forward(compute, frames);
         if let Some(condition) = condition {

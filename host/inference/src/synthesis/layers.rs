@@ -250,6 +250,11 @@ impl Upsampling {
         Ok(Upsampling { weight, bias: bias.repeat(rate), inputs, before, after })
     }
 
+    /// How many times as long the signal becomes, rows of `outputs`.
+    pub(super) fn rate(&self, outputs: usize) -> usize {
+        self.weight.rows() / outputs
+    }
+
     /// How far a row sees to each side.
     pub(super) fn reach(&self) -> usize {
         self.before.max(self.after)

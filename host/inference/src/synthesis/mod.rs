@@ -29,6 +29,7 @@ use crate::AiError;
 use crate::backend::{SpeakRequest, SpeechStream, TextToSpeech};
 use crate::desk::Desk;
 use crate::noise::Noise;
+use crate::room::{Room, floats};
 use crate::store::read_config;
 use config::Config;
 use pieces::pieces;
@@ -52,6 +53,7 @@ pub struct Settings {
 /// A text-to-speech model with its thread.
 pub struct Synthesizer {
     desk: Arc<Desk<Vits>>,
+    room: Room,
     tokens: Tokens,
     rate: u32,
     voices: usize,
@@ -66,6 +68,11 @@ impl Synthesizer {
     /// # Errors
     /// What is wrong with which file, in words.
     pub fn load(folder: &Path, settings: Settings) -> Result<Synthesizer, String> {
+        Self::open(folder, settings, Room::default())
+    }
+
+    /// As [`Self::load`], with memory out of `room` for each piece of a text.
+    pub(crate) fn open(folder: &Path, settings: Settings, room: Room) -> Result<Synthesizer, String> {
         let value = read_config(folder).map_err(|error| error.to_string())?;
         let named = |why: String| format!("{}: {why}", folder.join("config.json").display());
         let config = Config::parse(value).map_err(named)?;
@@ -73,7 +80,7 @@ impl Synthesizer {
         let (rate, voices) = (config.rate, config.voices.as_ref().map_or(1, |voices| voices.count));
         let model = Vits::load(folder, config, settings.threads)?;
         let desk = Desk::open("synthesis", settings.queue, model).map_err(|error| format!("no thread: {error}"))?;
-        Ok(Synthesizer { desk: Arc::new(desk), tokens, rate, voices })
+        Ok(Synthesizer { desk: Arc::new(desk), room, tokens, rate, voices })
     }
 
     /// What of the text is said, piece by piece.
@@ -166,10 +173,13 @@ impl TextToSpeech for Synthesizer {
             let mut left = self.read(&request)?;
             let noise = Noise::new(request.seed.unwrap_or_else(rand::random));
             let pause = vec![0.0; (PAUSE * self.rate as f32) as usize];
+            let (room, property) = (self.room.clone(), request.property);
             let say = move |desk: &Desk<Vits>, (tokens, ends): Spoken, mut noise: Noise, first: bool| {
-                let (tenant, pause) = (request.tenant.clone(), pause.clone());
+                let (tenant, pause, room) = (request.tenant.clone(), pause.clone(), room.clone());
                 let work = move |model: &mut Vits, ticket: &crate::desk::Ticket| {
-                    let mut sound = model.speak(&tokens, manner, &mut noise, &|| ticket.check())?;
+                    let what = format!("a sentence of '/{property}'");
+                    let reserve = |values| ticket.reserve(&room, floats(values), &what);
+                    let mut sound = model.speak(&tokens, manner, &mut noise, &reserve, &|| ticket.check())?;
                     if ends {
                         sound.extend(pause);
                     }

@@ -14,10 +14,13 @@ use super::layers::{Compute, read};
 use super::text::{Encoded, TextEncoder};
 use crate::AiError;
 use crate::noise::Noise;
+use crate::room::Reservation;
 use crate::tensors::Tensors;
 
 /// Whether to go on; asked between steps.
 pub(super) type Check<'a> = &'a dyn Fn() -> Result<(), AiError>;
+/// Reserves memory for so many values.
+pub(super) type Reserve<'a> = &'a dyn Fn(usize) -> Result<Reservation, AiError>;
 
 /// The longest that a piece of text is spoken, in seconds: far more than any sentence of [`super::pieces::LONGEST`] takes.
 const MOST_SECONDS: usize = 120;
@@ -73,12 +76,14 @@ impl Vits {
         }
     }
 
-    /// The waveform of tokens, each less than the vocabulary, with samples from -1 to 1.
+    /// The waveform of tokens, each less than the vocabulary, with samples from -1 to 1. Memory is reserved once it is known
+    /// how long they last; what a sentence's text takes before is little.
     pub(super) fn speak(
         &self,
         tokens: &[u32],
         manner: Manner,
         noise: &mut Noise,
+        reserve: Reserve<'_>,
         check: Check<'_>,
     ) -> Result<Vec<f32>, AiError> {
         let _step = self.compute.pool.step();
@@ -90,6 +95,7 @@ impl Vits {
         let logs = self.durations.forward(&self.compute, &encoded.states, voice, &chance);
         let frames = self.frames(&logs, manner.speed)?;
         let total: usize = frames.iter().sum();
+        let _reserved = reserve(self.peak(total))?;
         let mut x = self.prior(&encoded, &frames, &noise.take(total * self.config.flow_size));
         self.flow.undo(&self.compute, &mut x, voice, check)?;
         let waveform = self.decoder.forward(&self.compute, &x, voice, check)?;
@@ -97,6 +103,13 @@ impl Vits {
             return Ok(waveform);
         }
         Err(AiError::internal("the model's waveform has values that are no numbers; verify the model"))
+    }
+
+    /// Values that so many frames and their waveform hold at most: noise, the sample and a layer of the flow, then
+    /// a part of the waveform beside the whole.
+    fn peak(&self, frames: usize) -> usize {
+        let flow = 8 * frames * self.config.flow_size.max(self.config.text.width);
+        2 * frames * self.config.flow_size + flow.max(frames * self.config.hop() + self.decoder.peak(frames))
     }
 
     /// Whole frames for each token. Of a text that would be over at once there is one frame.

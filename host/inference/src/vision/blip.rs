@@ -102,6 +102,17 @@ impl Blip {
         Ok(Blip { vision, text, tokens })
     }
 
+    /// Values that a caption holds at most.
+    pub(super) fn peak(&self, caption: &Caption) -> usize {
+        let seen = self.vision.positions.len() / self.vision.tower.hidden;
+        let Tower { hidden, layers, .. } = self.text.tower;
+        // A prompt may take all places, and so may what is written.
+        let words = if caption.prompt.is_some() { usize::MAX } else { caption.max_tokens + 1 }.min(self.text.places());
+        let memory = layers * hidden * (3 * words + 2 * seen);
+        let reading = self.text.tower.peak(words) + 2 * self.text.head.outputs();
+        self.vision.tower.peak(seen).max(memory + reading + seen * self.vision.tower.hidden)
+    }
+
     /// A caption that begins with the prompt, which is part of it, to `telling`.
     ///
     /// # Errors

@@ -109,6 +109,16 @@ struct Text {
 }
 
 impl Contrastive {
+    /// Values that a picture holds at most.
+    pub(super) fn picture_peak(&self) -> usize {
+        self.vision.eyes.peak()
+    }
+
+    /// Values that so many texts hold at most, which are read one by one.
+    pub(super) fn text_peak(&self, texts: usize) -> usize {
+        self.text.tower.peak(self.text.length) + texts * self.width()
+    }
+
     pub(super) fn load(
         folder: &Path,
         tensors: &mut Tensors,
@@ -203,6 +213,16 @@ impl Eyes {
     /// Rows that come before those of the patches.
     pub(super) fn leading(&self) -> usize {
         self.class.len() / self.tower.hidden
+    }
+
+    /// Rows of a picture.
+    pub(super) fn rows(&self) -> usize {
+        self.positions.len() / self.tower.hidden
+    }
+
+    /// Values that [`Self::forward`] holds at most.
+    pub(super) fn peak(&self) -> usize {
+        self.tower.peak(self.rows())
     }
 
     /// The states after all layers but the last `skip`.

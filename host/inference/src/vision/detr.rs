@@ -77,6 +77,16 @@ struct Sizes {
 }
 
 impl Detr {
+    /// Values that a picture of that size holds at most: in the convolutions, or in a layer over their last map, a 32nd as
+    /// high and wide.
+    pub(super) fn peak(&self, height: usize, width: usize) -> usize {
+        let rows = height.div_ceil(32) * width.div_ceil(32);
+        let inner = self.encoder.first().map_or(0, |layer| layer.mlp.up.outputs());
+        // Rows and places, both added, queries, keys and values and what they saw; or the inner values.
+        let layers = rows * (self.backbone.channels() + 4 * self.hidden + (4 * self.hidden).max(inner));
+        self.backbone.peak(height, width).max(layers)
+    }
+
     pub(super) fn load(tensors: &mut Tensors, config: &Value, labels: usize) -> Result<Detr, String> {
         let hidden = whole(config, "d_model", Some(256), 1 << 12)?;
         let activation = activation(config.get("activation_function").and_then(Value::as_str).unwrap_or("relu"))?;

@@ -167,6 +167,12 @@ pub(super) struct Tower {
 }
 
 impl Tower {
+    /// Values that so many rows hold at most in a layer: the rows, normalized, as queries, keys and values, and what they
+    /// saw; or the inner values, and what they add.
+    pub(super) fn peak(&self, rows: usize) -> usize {
+        rows * (3 * self.hidden + (4 * self.hidden).max(self.intermediate))
+    }
+
     /// Reads the usual keys of a configuration; `default` is what its class takes a missing key for. The error names
     /// the key and its bounds.
     pub(super) fn parse(config: &Value, default: Tower) -> Result<Tower, String> {

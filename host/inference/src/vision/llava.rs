@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use host_kernels::kv::{BLOCK_TOKENS, KvStore};
+use host_kernels::kv::{BLOCK_TOKENS, KvShape, KvStore};
 use host_kernels::threads::ThreadPool;
 use host_kernels::vision::{Activation, Map};
 use serde_json::{Map as Object, Value, json};
@@ -29,6 +29,8 @@ use crate::text::weights;
 const CONTEXT: usize = 4096;
 /// Rows that are read between two looks at whether anybody still waits.
 const PREFILL: usize = 256;
+/// Tokens around a question: who speaks.
+const MARKS: usize = 32;
 /// What is asked when the request asks nothing.
 const QUESTION: &str = "Describe this picture.";
 
@@ -43,7 +45,7 @@ pub(super) struct Llava {
     activation: Activation,
     second: Linear,
     decoder: Decoder,
-    store: KvStore,
+    shape: KvShape,
     vocabulary: Vocabulary,
     /// The token that stands for the picture, and its text.
     image: u32,
@@ -109,13 +111,28 @@ impl Llava {
             activation: activation(act)?,
             second,
             decoder,
-            store: KvStore::new(shape, blocks),
+            shape,
             vocabulary,
             image,
             image_text,
             context,
             eyes,
         })
+    }
+
+    /// Values that a question and its answer hold at most.
+    pub(super) fn peak(&self, caption: &Caption) -> usize {
+        let patches = self.eyes.rows() - self.hidden_rows;
+        // No token stands for less than a byte.
+        let asked = caption.prompt.as_deref().unwrap_or(QUESTION).len() + MARKS;
+        let tokens = (patches + asked).saturating_add(caption.max_tokens).min(self.context);
+        let width = self.first.outputs();
+        // Blocks hold two bytes for each value.
+        let cache =
+            tokens.div_ceil(BLOCK_TOKENS).saturating_mul(self.shape.block_bytes().unwrap_or(usize::MAX) / 2 / 2);
+        let rows = (2 * patches + tokens.min(self.context)) * width;
+        let step = self.decoder.peak(PREFILL.min(tokens));
+        self.eyes.peak().max(cache.saturating_add(rows + step))
     }
 
     /// What the language model sees of a picture: a row for each patch.
@@ -155,6 +172,8 @@ impl Llava {
             return Err(AiError::context_exceeded(tokens.len() + caption.max_tokens, self.context));
         }
         let end = (tokens.len() + caption.max_tokens).min(self.context);
+        // A question's own, so that its memory is given back with it.
+        let mut store = KvStore::new(self.shape, end.div_ceil(BLOCK_TOKENS));
         let blocks: Vec<u32> = (0..end.div_ceil(BLOCK_TOKENS) as u32).collect();
         let mut sampler = Sampler::new(caption.sampling.clone(), &tokens);
         let mut detokenizer = self.vocabulary.detokenizer(&tokens);
@@ -166,7 +185,7 @@ impl Llava {
             let last = position + piece.len() == tokens.len();
             let span = Span { tokens: piece, position, blocks: &blocks, logits: usize::from(last), adapter: None };
             let given = &rows[position * width..(position + piece.len()) * width];
-            let logits = self.decoder.forward_rows(&mut self.store, &[span], given).map_err(failed)?;
+            let logits = self.decoder.forward_rows(&mut store, &[span], given).map_err(failed)?;
             if last {
                 next = Some(sampler.sample(logits, None).map_err(broken)?);
             }
@@ -180,7 +199,7 @@ impl Llava {
             }
             check()?;
             let span = Span { tokens: &[token], position: position - 1, blocks: &blocks, logits: 1, adapter: None };
-            let logits = self.decoder.forward(&mut self.store, &[span]).map_err(failed)?;
+            let logits = self.decoder.forward(&mut store, &[span]).map_err(failed)?;
             next = Some(sampler.sample(logits, None).map_err(broken)?);
         }
         telling.push(&detokenizer.finish());

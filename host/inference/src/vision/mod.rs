@@ -43,6 +43,7 @@ use crate::backend::{
 };
 use crate::catalogue::Task;
 use crate::desk::{Desk, Ticket};
+use crate::room::{Reservation, Room, floats};
 use crate::store::read_config;
 use crate::tensors::Tensors;
 use crate::{AiError, pictures};
@@ -135,13 +136,30 @@ struct Seat<N> {
     compute: Compute,
     preprocess: Preprocess,
     network: N,
+    room: Room,
 }
 
+/// A picture as it came and as the network sees it, and the memory for what becomes of it.
+type Seen = (RgbImage, Map, Reservation);
+
 impl<N> Seat<N> {
-    fn picture(&self, request: &ImageRequest) -> Result<(RgbImage, Map), AiError> {
+    /// The picture of a request, of which the network makes at most `peak` values of a height and width.
+    fn picture(
+        &self,
+        request: &ImageRequest,
+        ticket: &Ticket,
+        peak: impl Fn(&N, usize, usize) -> usize,
+    ) -> Result<Seen, AiError> {
+        let header = pictures::header(&request.image, IMAGE)?;
+        let (height, width) = self.preprocess.size(header.height, header.width);
+        // Pixels as bytes between two passes of resampling, and as values.
+        let map = floats(4 * height * width);
+        let bytes = header.peak.saturating_add(map).saturating_add(floats(peak(&self.network, height, width)));
+        let what = format!("'/{IMAGE}' of {} by {} pixels", header.height, header.width);
+        let reserved = ticket.reserve(&self.room, bytes, &what)?;
         let picture = pictures::decode(&request.image, IMAGE)?;
         let map = self.preprocess.apply(&picture, IMAGE)?;
-        Ok((picture, map))
+        Ok((picture, map, reserved))
     }
 }
 
@@ -150,6 +168,11 @@ impl<N> Seat<N> {
 /// # Errors
 /// What is wrong with which file, in words.
 pub fn load(folder: &Path, settings: &Settings) -> Result<Model, String> {
+    open(folder, settings, Room::default())
+}
+
+/// As [`load`], with memory out of `room` for each request.
+pub(crate) fn open(folder: &Path, settings: &Settings, room: Room) -> Result<Model, String> {
     let path = folder.join("config.json");
     let config = read_config(folder).map_err(|error| error.to_string())?;
     let named = |why: String| format!("{}: {why}", path.display());
@@ -170,44 +193,49 @@ pub fn load(folder: &Path, settings: &Settings) -> Result<Model, String> {
         "resnet" => {
             let labels = names().map_err(named)?;
             let network = ResNet::load(tensors, &config, labels.len()).map_err(named)?;
-            let desk = seat(settings, preprocess, Classifier::ResNet(network))?;
+            let desk = seat(settings, preprocess, Classifier::ResNet(network), room)?;
             Ok(Model::ImageClassification(Arc::new(Classifies { desk, labels: labels.into() })))
         }
         "vit" | "deit" => {
             let labels = names().map_err(named)?;
             let network = Vit::load(tensors, &config, given, labels.len()).map_err(named)?;
-            let desk = seat(settings, preprocess, Classifier::Vit(network))?;
+            let desk = seat(settings, preprocess, Classifier::Vit(network), room)?;
             Ok(Model::ImageClassification(Arc::new(Classifies { desk, labels: labels.into() })))
         }
         "detr" => {
             let labels = names().map_err(named)?;
             let network = Detr::load(tensors, &config, labels.len()).map_err(named)?;
-            let desk = seat(settings, preprocess, network)?;
+            let desk = seat(settings, preprocess, network, room)?;
             Ok(Model::ObjectDetection(Arc::new(Detects { desk, labels: labels.into() })))
         }
         "clip" | "siglip" => {
             let network = Contrastive::load(folder, tensors, &config, given).map_err(named)?;
             let dimensions = network.width();
-            let desk = seat(settings, preprocess, network)?;
+            let desk = seat(settings, preprocess, network, room)?;
             Ok(Model::ImageEmbeddings(Arc::new(Compares { desk, dimensions })))
         }
         "blip" => {
             let network = Blip::load(folder, tensors, &config, given).map_err(named)?;
-            let desk = seat(settings, preprocess, Describer::Blip(Box::new(network)))?;
+            let desk = seat(settings, preprocess, Describer::Blip(Box::new(network)), room)?;
             Ok(Model::ImageToText(Arc::new(Describes { desk })))
         }
         "llava" => {
             let opened = Tensors::open(folder)?;
             let network = Llava::load(folder, opened, &config, given, settings.threads).map_err(named)?;
-            let desk = seat(settings, preprocess, Describer::Llava(Box::new(network)))?;
+            let desk = seat(settings, preprocess, Describer::Llava(Box::new(network)), room)?;
             Ok(Model::ImageToText(Arc::new(Describes { desk })))
         }
         other => Err(named(format!("nothing here loads {other}"))),
     }
 }
 
-fn seat<N: Send + 'static>(settings: &Settings, preprocess: Preprocess, network: N) -> Result<Desk<Seat<N>>, String> {
-    let seat = Seat { compute: Compute::new(settings.threads)?, preprocess, network };
+fn seat<N: Send + 'static>(
+    settings: &Settings,
+    preprocess: Preprocess,
+    network: N,
+    room: Room,
+) -> Result<Desk<Seat<N>>, String> {
+    let seat = Seat { compute: Compute::new(settings.threads)?, preprocess, network, room };
     Desk::open("vision", settings.queue, seat).map_err(|error| format!("no thread for the model: {error}"))
 }
 
@@ -227,7 +255,10 @@ impl ImageClassification for Classifies {
         let labels = self.labels.clone();
         self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let _step = seat.compute.pool.step();
-            let (_, map) = seat.picture(&request)?;
+            let (_, map, _reserved) = seat.picture(&request, ticket, |network, height, width| match network {
+                Classifier::ResNet(network) => network.peak(height, width),
+                Classifier::Vit(network) => network.peak(),
+            })?;
             let logits = match &seat.network {
                 Classifier::MobileNet(network) => network.logits(&seat.compute, &map, || ticket.check())?,
                 Classifier::ResNet(network) => network.logits(&seat.compute, &map, || ticket.check())?,
@@ -257,7 +288,7 @@ impl ObjectDetection for Detects {
         let labels = self.labels.clone();
         self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let _step = seat.compute.pool.step();
-            let (picture, map) = seat.picture(&request)?;
+            let (picture, map, _reserved) = seat.picture(&request, ticket, Detr::peak)?;
             let found = seat.network.detect(&seat.compute, &map, &|| ticket.check())?;
             let (width, height) = (picture.width() as f32, picture.height() as f32);
             let object = |found: detr::Found| {
@@ -294,7 +325,7 @@ impl ImageEmbeddings for Compares {
     fn embed_image(&self, request: ImageRequest) -> BoxFuture<'_, Result<Vec<f32>, AiError>> {
         self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let _step = seat.compute.pool.step();
-            let (_, map) = seat.picture(&request)?;
+            let (_, map, _reserved) = seat.picture(&request, ticket, |network, _, _| network.picture_peak())?;
             seat.network.picture(&seat.compute, &map, &|| ticket.check())
         })
     }
@@ -307,6 +338,8 @@ impl ImageEmbeddings for Compares {
     ) -> BoxFuture<'_, Result<Vec<Vec<f32>>, AiError>> {
         self.desk.run(tenant, deadline, move |seat, ticket| {
             let _step = seat.compute.pool.step();
+            let peak = floats(seat.network.text_peak(given.len()));
+            let _reserved = ticket.reserve(&seat.room, peak, &format!("'/text' of {} texts", given.len()))?;
             texts(seat, &given, "text", ticket)
         })
     }
@@ -318,7 +351,9 @@ impl ImageEmbeddings for Compares {
     ) -> BoxFuture<'_, Result<Vec<f32>, AiError>> {
         self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let _step = seat.compute.pool.step();
-            let (_, map) = seat.picture(&request)?;
+            let (_, map, _reserved) = seat.picture(&request, ticket, |network, _, _| {
+                network.picture_peak() + network.text_peak(descriptions.len())
+            })?;
             let picture = seat.network.picture(&seat.compute, &map, &|| ticket.check())?;
             let texts = texts(seat, &descriptions, "labels", ticket)?;
             let scores = seat.network.scores(&picture, &texts);
@@ -346,7 +381,10 @@ impl ImageToText for Describes {
         let (sender, pieces) = unbounded_channel();
         let work = self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let step = seat.compute.pool.step();
-            let (_, map) = seat.picture(&request)?;
+            let (_, map, _reserved) = seat.picture(&request, ticket, |network, _, _| match network {
+                Describer::Blip(network) => network.peak(&caption),
+                Describer::Llava(network) => network.peak(&caption),
+            })?;
             let check = || ticket.check();
             let telling = &mut Telling::new(sender);
             match &mut seat.network {

@@ -181,6 +181,17 @@ impl Preprocess {
         Some((height as usize, width as usize))
     }
 
+    /// Height and width of what the model gets of a picture that has these.
+    pub(super) fn size(&self, height: usize, width: usize) -> (usize, usize) {
+        let of = |side: usize| u32::try_from(side).unwrap_or(u32::MAX).max(1);
+        let (height, width) = (of(height), of(width));
+        let resized = self.resize.map_or((height, width), |resize| resize.of(height, width));
+        let (height, width) = self.crop.unwrap_or(resized);
+        // What is larger is refused.
+        let height = u64::from(height).min(MAX_PIXELS);
+        (height as usize, u64::from(width).min(MAX_PIXELS / height.max(1)) as usize)
+    }
+
     /// The model's values of `picture`.
     ///
     /// # Errors

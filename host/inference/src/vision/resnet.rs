@@ -150,6 +150,31 @@ impl Backbone {
         last.map_or(self.stem.outputs(), Conv::outputs)
     }
 
+    /// Values that [`Self::forward`] holds at most for a picture of that size: what a layer sees, what goes beside it, and
+    /// one convolution's result and the next one's.
+    pub(super) fn peak(&self, height: usize, width: usize) -> usize {
+        let (mut height, mut width) = self.stem.size(height, width);
+        // The pool after the stem halves both.
+        let mut peak = height * width * self.stem.outputs() * 5 / 4;
+        (height, width) = (height.div_ceil(2), width.div_ceil(2));
+        let mut seen = height * width * self.stem.outputs();
+        for layer in self.stages.iter().flatten() {
+            let beside = layer.shortcut.as_ref().map_or(0, |conv| {
+                let (height, width) = conv.size(height, width);
+                height * width * conv.outputs()
+            });
+            let mut before = 0;
+            for conv in &layer.convs {
+                (height, width) = conv.size(height, width);
+                let result = height * width * conv.outputs();
+                peak = peak.max(seen + beside + before + result);
+                before = result;
+            }
+            seen = before;
+        }
+        peak
+    }
+
     /// What the last stage sees; `check` is asked between layers.
     pub(super) fn forward<E>(
         &self,
@@ -242,6 +267,11 @@ impl ResNet {
         }
         let head = Linear::load(tensors, "classifier.1", labels, backbone.channels())?;
         Ok(ResNet { backbone, head })
+    }
+
+    /// Values that a picture of that size holds at most.
+    pub(super) fn peak(&self, height: usize, width: usize) -> usize {
+        self.backbone.peak(height, width)
     }
 
     pub(super) fn logits<E>(

@@ -60,6 +60,11 @@ impl Vit {
         Ok(Vit { tower, patches, tokens, positions, layers, norm, heads })
     }
 
+    /// Values that a picture holds at most.
+    pub(super) fn peak(&self) -> usize {
+        self.tower.peak(self.positions.len() / self.tower.hidden)
+    }
+
     pub(super) fn logits<E>(
         &self,
         compute: &Compute,

@@ -11,6 +11,7 @@ mod engine;
 mod hub;
 mod import;
 mod lora;
+mod memory;
 mod mobilenet;
 mod remote;
 #[path = "../../../../tests/support/scripted.rs"]

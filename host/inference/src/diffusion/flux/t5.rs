@@ -100,6 +100,14 @@ impl T5 {
         self.hidden
     }
 
+    /// Values that [`Self::encode`] holds at most for so many tokens: rows, normalized, as queries, keys and values, and
+    /// what they saw, or gates and what they let through; and a bias for each pair of them.
+    pub(super) fn peak(&self, tokens: usize) -> usize {
+        let wide = self.layers.first().map_or(0, |layer| layer.wide.outputs());
+        let inner = self.heads * self.width;
+        tokens * (2 * self.hidden + (4 * inner).max(3 * wide)) + tokens * tokens * self.heads
+    }
+
     /// A row for each token, each below the size of the vocabulary.
     pub(super) fn encode(&self, compute: &Compute, ids: &[u32]) -> Vec<f32> {
         let mut rows = vec![0.0; ids.len() * self.hidden];

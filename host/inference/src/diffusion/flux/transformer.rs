@@ -129,6 +129,14 @@ impl Transformer {
         self.guidance.is_some()
     }
 
+    /// Values that [`Self::forward`] holds at most for so many tokens of a picture and of a text: in a block of one stream
+    /// its rows, normalized, four times as wide, as queries, keys and values, what they saw, both beside each other and
+    /// their product.
+    pub(super) fn peak(&self, picture: usize, text: usize) -> usize {
+        let inner = self.heads * self.width;
+        (picture + text) * (16 * inner + self.width) + text * self.sizes.text + 2 * picture * self.sizes.picture
+    }
+
     /// The velocity of each token of a picture of `size` tokens high and wide, at a time from 1, noise, to 0.
     pub(super) fn forward(
         &self,

@@ -148,6 +148,11 @@ impl Encoder {
         })
     }
 
+    /// Lets go of the buffers that one window leaves to the next.
+    pub(super) fn forget(&mut self) {
+        self.scratch = Scratch::default();
+    }
+
     /// The states of a spectrogram, one row for each position.
     pub(super) fn forward(&mut self, machine: &Machine, spectrogram: &[f32]) -> Vec<f32> {
         let Scratch { normed, query, key, value, wide, heads } = &mut self.scratch;

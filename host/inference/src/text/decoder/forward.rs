@@ -126,6 +126,14 @@ impl Decoder {
         layers.chain([&self.embedding]).chain(&self.head).map(Weight::bytes).sum()
     }
 
+    /// Values that a step of so many tokens holds at most, one of which is answered.
+    pub(crate) fn peak(&self, tokens: usize) -> usize {
+        let Description { width, inner, heads, kv_heads, head, vocabulary, .. } = self.description;
+        // The stream before and after its norm and what is added to it, queries and what they saw, keys and values, the
+        // gate and what it lets through.
+        tokens * (3 * width + 2 * (heads + kv_heads) * head + 2 * inner) + vocabulary
+    }
+
     /// Fills `x` with the tokens' embeddings and `angles` with their rotations.
     fn embed(&mut self, spans: &[Span<'_>], rows: usize) -> Result<(), ForwardError> {
         let (width, factor) = (self.description.width, self.description.embedding_scale);
