@@ -179,8 +179,8 @@ fn models_are_listed_by_licence_and_told_of_one_by_one() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("did you mean bge-small-en-v1.5"));
 }
 
-/// Answers every request with 403, and gives what was asked and with which token.
-fn mirror() -> (String, std::sync::mpsc::Receiver<String>) {
+/// Answers every request with this status and header, and gives what was asked and with which token.
+fn mirror(head: &'static str) -> (String, std::sync::mpsc::Receiver<String>) {
     use std::io::{BufRead as _, Write as _};
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -190,16 +190,34 @@ fn mirror() -> (String, std::sync::mpsc::Receiver<String>) {
             let lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
             let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
             let _ = told.send(head.join("\n"));
-            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = write!(stream, "HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
     });
     (url, asked)
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_wait_for_the_hub_and_says_what_is_kept() {
+    use std::io::BufRead as _;
+    let folder = tempfile::tempdir().unwrap();
+    let (url, _asked) = mirror("429 Too Many Requests\r\nretry-after: 100");
+    let mut pull = command();
+    pull.env("HF_ENDPOINT", url).env("HOST_MODELS_DIR", folder.path()).env_remove("HF_HUB_OFFLINE");
+    pull.args(["models", "pull", "hf:owner/repository", "--as", "mine"]).stderr(std::process::Stdio::piped());
+    let mut pull = pull.spawn().unwrap();
+    let mut told = std::io::BufReader::new(pull.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("the hub asks to wait 100 s")));
+    let sent = std::process::Command::new("kill").args(["-INT", &pull.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    assert!(told.any(|line| line.contains("the same command goes on from there")));
+    assert_eq!(pull.wait().unwrap().code(), Some(130));
+}
+
 #[test]
 fn a_mirror_is_asked_with_the_users_token_and_by_cloudflares_names() {
     let folder = tempfile::tempdir().unwrap();
-    let (url, asked) = mirror();
+    let (url, asked) = mirror("403 Forbidden");
     for (arguments, path) in [
         (&["hf:owner/repository", "--as", "mine"][..], "owner/repository"),
         (&["@cf/meta/llama-3.2-1b-instruct", "--connections", "2"], "meta-llama/Llama-3.2-1B-Instruct"),

@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use crate::args::{ModelsCommand, ProjectArgs};
 use crate::exit::{Done, Failed};
 use crate::prepare;
-use crate::progress::Bars;
+use crate::progress::{self, Bars};
 
 /// Runs one of the `host models` commands.
 pub(crate) fn run(command: ModelsCommand) -> Done {
@@ -24,6 +24,8 @@ pub(crate) fn run(command: ModelsCommand) -> Done {
         ModelsCommand::Info { model, json } => info(&store, &model, json)?,
         ModelsCommand::Pull { models, name, connections } => {
             let endpoint = HubEndpoint { connections, ..HubEndpoint::from_env() };
+            progress::end_with("interrupted; what has arrived is kept, and the same command goes on from there")
+                .context("Ctrl-C cannot be listened for")?;
             pull(&store, &models, name.as_deref(), &endpoint)?;
         }
         ModelsCommand::Import { name, path, task } => {

@@ -38,7 +38,7 @@ pub use hub::{HubEndpoint, HubReference, HubReferenceError};
 pub use inspect::{Inspected, Layout, inspect};
 pub(crate) use inspect::{read_config, read_text, weight_files};
 pub use name::{ModelName, ModelNameError};
-pub use progress::{NoProgress, Progress};
+pub use progress::{NoProgress, Progress, Waits};
 pub(crate) use weights::check_safetensors;
 
 const MANIFEST: &str = "manifest.json";

@@ -22,8 +22,8 @@ use ureq::{Agent, Body};
 use super::package::matches;
 use super::staging::Staging;
 use super::{
-    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, digest, foreign, import, inspect,
-    plain_path,
+    FORMAT, Installed, Manifest, ModelName, Origin, Progress, Store, StoreError, Waits, digest, foreign, import,
+    inspect, plain_path,
 };
 use crate::backend::Pooling;
 use crate::catalogue::{Artefact, Task};
@@ -175,7 +175,7 @@ impl Store {
         if self.find(name)?.is_some() {
             return Err(StoreError::Taken(name.to_string()));
         }
-        let hub = Hub::new(endpoint, &reference.repository);
+        let hub = Hub::new(endpoint, &reference.repository, progress.waits());
         let model = staging.model();
         let listing = hub.listing(reference)?;
         let commit = listing.as_ref().and_then(|listing| listing.sha.clone()).filter(|id| is_commit(id));
@@ -314,10 +314,12 @@ struct Hub {
     endpoint: HubEndpoint,
     /// Whose files are asked for.
     repository: String,
+    /// Told of its waits.
+    waits: Waits,
 }
 
 impl Hub {
-    fn new(endpoint: &HubEndpoint, repository: &str) -> Self {
+    fn new(endpoint: &HubEndpoint, repository: &str, waits: Waits) -> Self {
         let mut config = Agent::config_builder();
         // A proxy's loopback is another machine's.
         if ["http://127.", "http://localhost", "http://[::1]"].iter().any(|start| endpoint.url.starts_with(start)) {
@@ -330,7 +332,7 @@ impl Hub {
             .timeout_per_read(Some(IDLE))
             .user_agent(concat!("host/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), endpoint: endpoint.clone(), repository: repository.to_owned() }
+        Self { agent: config.into(), endpoint: endpoint.clone(), repository: repository.to_owned(), waits }
     }
 
     /// What the hub tells of the repository's files, where the reference names none. None too where the server lists

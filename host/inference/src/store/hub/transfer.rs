@@ -387,7 +387,11 @@ impl Hub {
             if seconds > LONGEST_WAIT {
                 return Err(fault(url, format!("the hub asks to wait {seconds} s; try again then, or set HF_TOKEN")));
             }
-            std::thread::sleep(Duration::from_secs(seconds));
+            for left in (1..=seconds).rev() {
+                (self.waits)(left);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            (self.waits)(0);
             wait *= 2;
         }
         Err(fault(url, "the hub has no time"))
