@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use host_inference::engine::{Availability, Engine, EngineConfig, ModelInfo};
-use host_inference::store::{HubEndpoint, HubReference, Installed, ModelName, Store, default_directory};
+use host_inference::store::{
+    HubEndpoint, HubReference, Installed, ModelName, Store, default_directory, is_rounded_speech,
+};
 use host_inference::{Task, catalogue};
 use indicatif::HumanBytes;
 
@@ -31,7 +33,11 @@ pub(crate) fn run(command: ModelsCommand) -> Done {
         ModelsCommand::Import { name, path, task } => {
             let task = task.map(|task| task.parse::<Task>()).transpose()?;
             let name: ModelName = name.parse()?;
-            report(&store.import(&name, &path, task, &mut Bars::new())?);
+            let installed = store.import(&name, &path, task, &mut Bars::new())?;
+            report(&installed);
+            if is_rounded_speech(&path) {
+                suggest_int8(&installed);
+            }
         }
         ModelsCommand::Verify { models } => verify(&store, &models)?,
         ModelsCommand::Remove { models } => {
@@ -219,6 +225,16 @@ fn verify(store: &Store, models: &[String]) -> anyhow::Result<()> {
 
 fn report(installed: &Installed) {
     println!("{} is ready ({})", installed.name, HumanBytes(installed.bytes()));
+}
+
+/// How a model whose file held integers computes with integers here.
+fn suggest_int8(installed: &Installed) {
+    println!(
+        "Its file holds integers, kept here as float16. To compute with 8-bit integers, add to the binding file\n  \
+         [[ai.models]]\n  name = \"{}-int8\"\n  path = {:?}\n  precision = \"int8\"",
+        installed.name,
+        installed.layout.folder().display().to_string(),
+    );
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Pooling;
 use crate::catalogue::{Artefact, Task};
 
+pub use foreign::is_rounded_speech;
 pub use hub::{HubEndpoint, HubReference, HubReferenceError};
 pub use inspect::{Inspected, Layout, inspect};
 pub(crate) use inspect::{read_config, read_text, weight_files};

@@ -86,6 +86,13 @@ fn tokenizer(folder: &Path, vocabulary: usize) -> Result<Value, StoreError> {
     tokens::split(&list).and_then(|(words, special)| tokens::tokenizer(&words, &special)).map_err(refuse)
 }
 
+/// Whether the weights in a folder are integers.
+pub(super) fn rounded(folder: &Path) -> bool {
+    let Ok(bytes) = Mapped::open(&folder.join("model.bin")) else { return false };
+    let integer = |variable: &Variable<'_>| variable.rank == 2 && matches!(variable.kind, Kind::I8 | Kind::I16);
+    read(&bytes).is_ok_and(|model| model.variables.values().any(integer))
+}
+
 /// The variables of a model by name.
 struct Model<'a> {
     variables: BTreeMap<&'a str, Variable<'a>>,

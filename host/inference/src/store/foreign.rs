@@ -42,6 +42,12 @@ pub(super) fn recognize(path: &Path) -> Result<Option<Foreign>, StoreError> {
     if metadata.is_dir() { folder(path) } else { Ok(file(path)) }
 }
 
+/// Whether what lies at `path` is a model of speech in integers, which the store keeps as the floats that they stand for;
+/// `precision = "int8"` rounds them again in memory.
+pub fn is_rounded_speech(path: &Path) -> bool {
+    recognize(path).is_ok_and(|found| found.is_some_and(|foreign| foreign.is_rounded_speech()))
+}
+
 fn file(path: &Path) -> Option<Foreign> {
     let parent = path.parent().map(Path::to_path_buf).unwrap_or_default();
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -135,6 +141,20 @@ impl Foreign {
             Foreign::Onnx { .. } => "a model in ONNX",
             Foreign::Ggml(_) => "a model of whisper.cpp",
             Foreign::WhisperGguf { .. } => "a Whisper model in GGUF",
+        }
+    }
+
+    /// Whether it is a model of speech whose weights are integers: they are stored as the floats that they stand for.
+    pub(super) fn is_rounded_speech(&self) -> bool {
+        match self {
+            Foreign::Ctranslate2(folder) => ctranslate2::rounded(folder),
+            Foreign::Ggml(file) => ggml::rounded(file),
+            Foreign::WhisperGguf { file, .. } => GgufFile::open(file).is_ok_and(|file| {
+                let view = file.view();
+                let rounded = |name: &str| view.tensor(name).is_some_and(|(info, _)| ggml::is_rounded(info.dtype));
+                view.tensor_names().into_iter().any(rounded)
+            }),
+            Foreign::Onnx { .. } => false,
         }
     }
 

@@ -56,6 +56,17 @@ pub(super) fn whisper(source: &Path, to: &Path) -> Result<(), StoreError> {
     whisper.write(to, &hints)?.map_err(refuse)
 }
 
+/// Whether the weights in a file are blocks of integers.
+pub(super) fn rounded(source: &Path) -> bool {
+    let Ok(bytes) = Mapped::open(source) else { return false };
+    read(&bytes).is_ok_and(|model| model.tensors.iter().any(|(_, tensor)| is_rounded(tensor.dtype)))
+}
+
+/// Whether values of this type are rounded to integers.
+pub(super) fn is_rounded(dtype: GgmlDType) -> bool {
+    !matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+}
+
 struct Model<'a> {
     heads: [usize; 2],
     words: Vec<&'a [u8]>,
