@@ -134,7 +134,7 @@ fn serve(host: &Host, n: usize) {
 }
 
 /// The process's peak of resident memory in MiB.
-fn peak_mb(host: &Host) -> u64 {
+pub(crate) fn peak_mb(host: &Host) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", host.id())).expect("the process's status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") / 1024

@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod ai;
+mod bad_input;
 mod bindings;
 mod command_line;
 mod conformance;
