@@ -45,7 +45,11 @@ pub static AI: Section = Section {
             "where model files are kept, relative to the binding file (the host's own)",
         ),
         key("threads", Takes::Whole(1, 4096), "CPU threads for models; default one a core (the host's own)"),
-        key("memory_mb", Takes::Whole(1, 1 << 30), "memory for models in MiB; default no bound (the host's own)"),
+        key(
+            "memory_mb",
+            Takes::Whole(1, 1 << 30),
+            "memory for models and their work in MiB; default no bound (the host's own)",
+        ),
         key(
             "queue",
             Takes::Whole(1, 1_000_000),
