@@ -188,8 +188,8 @@ fn mirror(head: &'static str) -> (String, std::sync::mpsc::Receiver<String>) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-            let _ = told.send(head.join("\n"));
+            let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let _ = told.send(request.join("\n"));
             let _ = write!(stream, "HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
     });

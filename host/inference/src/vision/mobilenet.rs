@@ -73,6 +73,24 @@ impl MobileNet {
         Ok(MobileNet { stem, blocks, head, classifier })
     }
 
+    /// Values that [`Self::logits`] holds at most for a picture of that size: what a block sees, and one convolution's
+    /// result and the next one's.
+    pub(super) fn peak(&self, height: usize, width: usize) -> usize {
+        let mut size = self.stem.size(height, width);
+        let mut seen = size.0 * size.1 * self.stem.outputs();
+        let mut peak = seen;
+        for block in &self.blocks {
+            let mut before = 0;
+            for (height, width, channels) in block.results(size) {
+                let result = height * width * channels;
+                peak = peak.max(seen + before + result);
+                (before, size) = (result, (height, width));
+            }
+            seen = before;
+        }
+        peak
+    }
+
     /// A score for each label; `check` is asked between blocks.
     pub(super) fn logits<E>(
         &self,
@@ -155,6 +173,34 @@ impl Block {
             Block::Plain(conv) => conv.outputs(),
             Block::Fused { project, .. } | Block::Inverted { project, .. } => project.outputs(),
         }
+    }
+
+    /// Height, width and channels of what each of its convolutions makes of a map of this size.
+    fn results(&self, (height, width): (usize, usize)) -> Vec<(usize, usize, usize)> {
+        let mut results = Vec::new();
+        let mut size = (height, width);
+        let plain = |conv: &Conv, size: &mut (usize, usize)| {
+            *size = conv.size(size.0, size.1);
+            (size.0, size.1, conv.outputs())
+        };
+        let each = |conv: &Depthwise, size: &mut (usize, usize)| {
+            *size = conv.size(size.0, size.1);
+            (size.0, size.1, conv.channels())
+        };
+        match self {
+            Block::Plain(conv) => results.push(plain(conv, &mut size)),
+            Block::Fused { expand, project, .. } => {
+                results.push(plain(expand, &mut size));
+                results.push(plain(project, &mut size));
+            }
+            Block::Inverted { start, expand, middle, project, .. } => {
+                results.extend(start.as_ref().map(|conv| each(conv, &mut size)));
+                results.push(plain(expand, &mut size));
+                results.extend(middle.as_ref().map(|conv| each(conv, &mut size)));
+                results.push(plain(project, &mut size));
+            }
+        }
+        results
     }
 
     fn forward(&self, compute: &Compute, map: Map) -> Map {

@@ -187,7 +187,7 @@ pub(crate) fn open(folder: &Path, settings: &Settings, room: Room) -> Result<Mod
         MOBILENET => {
             let labels = labels::of_timm(&config).map_err(named)?;
             let network = MobileNet::load(tensors, &config, labels.len()).map_err(named)?;
-            let desk = seat(settings, preprocess, Classifier::MobileNet(network))?;
+            let desk = seat(settings, preprocess, Classifier::MobileNet(network), room)?;
             Ok(Model::ImageClassification(Arc::new(Classifies { desk, labels: labels.into() })))
         }
         "resnet" => {
@@ -256,6 +256,7 @@ impl ImageClassification for Classifies {
         self.desk.run(request.tenant.clone(), request.deadline, move |seat, ticket| {
             let _step = seat.compute.pool.step();
             let (_, map, _reserved) = seat.picture(&request, ticket, |network, height, width| match network {
+                Classifier::MobileNet(network) => network.peak(height, width),
                 Classifier::ResNet(network) => network.peak(height, width),
                 Classifier::Vit(network) => network.peak(),
             })?;

@@ -35,6 +35,11 @@ impl Depthwise {
         self.bias.len()
     }
 
+    /// Height and width of what comes out of a map of this size.
+    pub fn size(&self, height: usize, width: usize) -> (usize, usize) {
+        (height.div_ceil(self.stride), width.div_ceil(self.stride))
+    }
+
     /// The convolution of `x`, followed by `max(0, ·)` if `relu`.
     ///
     /// # Panics
@@ -43,7 +48,8 @@ impl Depthwise {
         let channels = self.channels();
         assert_eq!(x.channels, channels, "a map of other channels");
         assert_eq!(x.data.len(), x.pixels() * channels, "a map that is not of its size");
-        let mut y = Map::zeros(x.height.div_ceil(self.stride), x.width.div_ceil(self.stride), channels);
+        let (height, width) = self.size(x.height, x.width);
+        let mut y = Map::zeros(height, width, channels);
         let line = y.width * channels;
         let out = Scatter::new(&mut y.data);
         pool.for_each_chunk(
