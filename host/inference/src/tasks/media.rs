@@ -182,14 +182,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_long_is_read_like_what_is_short_and_holds_up_nobody() {
+    async fn what_is_long_is_read_like_what_is_short() {
         let data: Vec<u8> = (0..3 * AT_ONCE).map(|at| (at % 251) as u8).collect();
         for value in [json!(STANDARD.encode(&data)), json!(data), json!({ "body": STANDARD.encode(&data) })] {
-            let mut request = request(json!({ "audio": value }));
-            let mut taking = std::pin::pin!(Media::take(&mut request, "audio", data.len()));
-            // On a runtime of one thread: had it been read here, it would be ready.
-            assert!(futures::poll!(&mut taking).is_pending());
-            assert_eq!(taking.await.unwrap().unwrap().data[..], data);
+            let taken = Media::take(&mut request(json!({ "audio": value })), "audio", data.len()).await;
+            assert_eq!(taken.unwrap().unwrap().data[..], data);
         }
         let most = data.len() - 1;
         let error = Media::take(&mut request(json!({ "audio": STANDARD.encode(&data) })), "audio", most).await;
@@ -197,5 +194,22 @@ mod tests {
         let broken = "%".repeat(2 * AT_ONCE);
         let error = Media::take(&mut request(json!({ "audio": broken })), "audio", 1 << 20).await;
         assert_eq!(error.unwrap_err().code, 5004);
+    }
+
+    #[test]
+    fn what_is_long_holds_up_nobody() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let data = vec![7; 3 * AT_ONCE];
+            // The only thread for long work is held, so what is ready all the same was read here.
+            let (held, let_go) = std::sync::mpsc::channel::<()>();
+            let holding = tokio::task::spawn_blocking(move || let_go.recv());
+            let mut request = request(json!({ "audio": STANDARD.encode(&data) }));
+            let mut taking = std::pin::pin!(Media::take(&mut request, "audio", data.len()));
+            assert!(futures::poll!(&mut taking).is_pending());
+            drop(held);
+            assert_eq!(taking.await.unwrap().unwrap().data[..], data);
+            assert!(holding.await.unwrap().is_err());
+        });
     }
 }
