@@ -5,7 +5,7 @@
 //! and nothing that has ended may be; what was about to end may be either. `HOST_KILL_ROUNDS` says how often it is killed;
 //! the default is short.
 
-#![allow(clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -68,8 +68,19 @@ impl Ledger {
     }
 }
 
-#[test]
-fn nothing_accepted_is_lost_when_the_process_is_killed() {
+fn main() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return work_until_killed(Path::new(&folder));
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let named = wanted.is_empty() || wanted.iter().any(|filter| "kill_queues".contains(filter.as_str()));
+    if named && !arguments.iter().any(|argument| argument == "--list") {
+        nothing_accepted_is_lost();
+    }
+}
+
+fn nothing_accepted_is_lost() {
     let rounds = std::env::var("HOST_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -83,7 +94,7 @@ fn nothing_accepted_is_lost_when_the_process_is_killed() {
     let left = runtime.block_on(drain(folder.path()));
     assert_eq!(ledger.alive.difference(&left).count(), 0);
     let (accepted, ended) = (ledger.accepted, ledger.ended.len());
-    println!("queues: {rounds} kills, {accepted} accepted, {ended} ended, {} left, none lost", left.len());
+    println!("kill_queues: {rounds} kills, {accepted} accepted, {ended} ended, {} left, none lost", left.len());
     assert!(accepted as u64 >= rounds && ended > 0, "the child hardly worked");
 }
 
@@ -101,7 +112,6 @@ async fn present(folder: &Path) -> BTreeSet<String> {
 /// Lets a child work until it has said so much, kills it, and gives what it has said.
 fn round_of(folder: &Path, round: u64, lines: u64, then: Duration) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["works_until_it_is_killed", "--exact", "--ignored", "--nocapture"])
         .env(FOLDER, folder)
         .env("HOST_KILL_ROUND", round.to_string())
         .stdout(Stdio::piped())
@@ -152,16 +162,12 @@ fn policy() -> Policy {
     Policy { batch: 4, wait: Duration::ZERO, retries: 2, ..Policy::default() }
 }
 
-#[test]
-#[ignore = "what the other test kills"]
-fn works_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    // The line that the test runner has begun is none of ours.
-    println!();
+/// The child: sends and consumes.
+fn work_until_killed(folder: &Path) {
     let round: u64 = std::env::var("HOST_KILL_ROUND").unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let queues = Queues::new(Directory::new(Path::new(&folder)));
+        let queues = Queues::new(Directory::new(folder));
         for task in 0..3 {
             tokio::spawn(send(queues.queue("q").unwrap(), round, task));
         }

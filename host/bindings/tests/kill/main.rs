@@ -53,15 +53,7 @@ const MODES: &[Mode] = &[
 
 /// An engine whose model `parrot` answers with `reply`.
 fn engine(directory: &Path, reply: &str) -> Engine {
-    let parrot = LocalModel {
-        name: "parrot".to_owned(),
-        task: None,
-        source: LocalSource::Mock(serde_json::json!({ "reply": reply })),
-        context: None,
-        pooling: None,
-        precision: None,
-        speculate: false,
-    };
+    let parrot = LocalModel::new("parrot", LocalSource::Mock(serde_json::json!({ "reply": reply })));
     Engine::new(EngineConfig { models: vec![parrot], ..EngineConfig::new(directory.join("models")) }).unwrap()
 }
 
