@@ -12,6 +12,7 @@ mod env;
 mod gateway;
 mod grants;
 pub mod outbound;
+mod pending;
 mod queue;
 mod resources;
 mod script;

@@ -1,14 +1,14 @@
 //! `workers:ai@0.2.0`: a call is a resource that the guest polls.
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use host_inference::{AiError, ByteStream, RunOutput, RunResponse};
 use host_runtime::State;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::{DynInputStream, DynPollable, InputStream, Pollable, StreamError, StreamResult, subscribe};
-use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
 use super::admit;
+use crate::pending::Pending;
 use crate::{Bindings, Store};
 
 mod generated {
@@ -18,7 +18,7 @@ mod generated {
         imports: { "workers:ai/inference.run": async | trappable, default: trappable },
         with: {
             "wasi:io": wasmtime_wasi::p2::bindings::io,
-            "workers:ai/inference.pending": super::Pending,
+            "workers:ai/inference.pending": super::PendingRun,
         },
     });
 }
@@ -33,33 +33,16 @@ pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()>
 
 type Answer = Result<RunResponse, AiError>;
 
-/// A call under way. Dropping it aborts its task, and with it the work in the engine.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct Pending(Progress);
-
-enum Progress {
-    Running(AbortOnDropJoinHandle<Answer>),
-    Answered(Answer),
-    Taken,
-}
-
-#[wasmtime_wasi::async_trait]
-impl Pollable for Pending {
-    async fn ready(&mut self) {
-        if let Progress::Running(task) = &mut self.0 {
-            let answer = task.await;
-            self.0 = Progress::Answered(answer);
-        }
-    }
-}
+pub type PendingRun = Pending<Answer>;
 
 impl wit::Host for State<Bindings> {
-    fn start(&mut self, request: wit::Request) -> wasmtime::Result<Resource<Pending>> {
-        let progress = match admit(self, call(request)) {
-            Ok(admitted) => Progress::Running(spawn(admitted.run())),
-            Err(error) => Progress::Answered(Err(error)),
+    fn start(&mut self, request: wit::Request) -> wasmtime::Result<Resource<PendingRun>> {
+        let pending = match admit(self, call(request)) {
+            Ok(admitted) => Pending::running(admitted.run()),
+            Err(error) => Pending::answered(Err(error)),
         };
-        Ok(self.table().push(Pending(progress))?)
+        Ok(self.table().push(pending)?)
     }
 
     async fn run(&mut self, request: wit::Request) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
@@ -72,30 +55,23 @@ impl wit::Host for State<Bindings> {
 }
 
 impl wit::HostPending for State<Bindings> {
-    fn subscribe(&mut self, pending: Resource<Pending>) -> wasmtime::Result<Resource<DynPollable>> {
+    fn subscribe(&mut self, pending: Resource<PendingRun>) -> wasmtime::Result<Resource<DynPollable>> {
         subscribe(self.table(), pending)
     }
 
     fn get(
         &mut self,
-        pending: Resource<Pending>,
+        pending: Resource<PendingRun>,
     ) -> wasmtime::Result<Option<Result<Result<wit::Response, wit::Error>, ()>>> {
-        let progress = &mut self.table().get_mut(&pending)?.0;
-        let answer = match std::mem::replace(progress, Progress::Taken) {
-            Progress::Taken => return Ok(Some(Err(()))),
-            Progress::Answered(answer) => answer,
-            Progress::Running(mut task) => match (&mut task).now_or_never() {
-                Some(answer) => answer,
-                None => {
-                    *progress = Progress::Running(task);
-                    return Ok(None);
-                }
-            },
-        };
-        Ok(Some(Ok(lower(self, answer)?)))
+        let taken = self.table().get_mut(&pending)?.take();
+        Ok(match taken {
+            None => None,
+            Some(Err(())) => Some(Err(())),
+            Some(Ok(answer)) => Some(Ok(lower(self, answer)?)),
+        })
     }
 
-    fn drop(&mut self, pending: Resource<Pending>) -> wasmtime::Result<()> {
+    fn drop(&mut self, pending: Resource<PendingRun>) -> wasmtime::Result<()> {
         self.table().delete(pending)?;
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! `workers:bindings@0.2.0`: a call is a resource that the guest polls.
 
-use futures::FutureExt as _;
 use host_runtime::State;
 use wasmtime::component::{Linker, Resource};
-use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
-use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
+use wasmtime_wasi::p2::{DynPollable, subscribe};
 
 use super::{CallError, admit};
+use crate::pending::Pending;
 use crate::{Bindings, Store};
 
 mod generated {
@@ -29,25 +28,8 @@ pub(super) fn link(linker: &mut Linker<State<Bindings>>) -> wasmtime::Result<()>
 
 type Answer = Result<String, CallError>;
 
-/// A call under way. Dropping it aborts the task that waits for it.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct PendingCall(Progress);
-
-enum Progress {
-    Running(AbortOnDropJoinHandle<Answer>),
-    Answered(Answer),
-    Taken,
-}
-
-#[wasmtime_wasi::async_trait]
-impl Pollable for PendingCall {
-    async fn ready(&mut self) {
-        if let Progress::Running(task) = &mut self.0 {
-            let answer = task.await;
-            self.0 = Progress::Answered(answer);
-        }
-    }
-}
+pub type PendingCall = Pending<Answer>;
 
 fn lower(answer: Answer) -> Result<String, wit::Error> {
     answer.map_err(|CallError { code, status, message }| wit::Error { code, status, message })
@@ -59,11 +41,11 @@ impl wit::Host for State<Bindings> {
     }
 
     fn start(&mut self, binding: String, method: String, arguments: String) -> wasmtime::Result<Resource<PendingCall>> {
-        let progress = match admit(self, &binding, method, arguments) {
-            Ok(admitted) => Progress::Running(spawn(admitted.run())),
-            Err(error) => Progress::Answered(Err(error)),
+        let pending = match admit(self, &binding, method, arguments) {
+            Ok(admitted) => Pending::running(admitted.run()),
+            Err(error) => Pending::answered(Err(error)),
         };
-        Ok(self.table().push(PendingCall(progress))?)
+        Ok(self.table().push(pending)?)
     }
 
     async fn call(
@@ -89,19 +71,12 @@ impl wit::HostPending for State<Bindings> {
         &mut self,
         pending: Resource<PendingCall>,
     ) -> wasmtime::Result<Option<Result<Result<String, wit::Error>, ()>>> {
-        let progress = &mut self.table().get_mut(&pending)?.0;
-        let answer = match std::mem::replace(progress, Progress::Taken) {
-            Progress::Taken => return Ok(Some(Err(()))),
-            Progress::Answered(answer) => answer,
-            Progress::Running(mut task) => match (&mut task).now_or_never() {
-                Some(answer) => answer,
-                None => {
-                    *progress = Progress::Running(task);
-                    return Ok(None);
-                }
-            },
-        };
-        Ok(Some(Ok(lower(answer))))
+        let taken = self.table().get_mut(&pending)?.take();
+        Ok(match taken {
+            None => None,
+            Some(Err(())) => Some(Err(())),
+            Some(Ok(answer)) => Some(Ok(lower(answer))),
+        })
     }
 
     fn drop(&mut self, pending: Resource<PendingCall>) -> wasmtime::Result<()> {
